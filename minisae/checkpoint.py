@@ -1,0 +1,146 @@
+"""Trained autoencoders and the files of a run.
+
+A run's folder holds ``params.safetensors``, ``optimizer.safetensors`` and ``run.json``. The three belong to one step
+at every moment: new array files are written beside, then ``run.json`` is renamed into place, which is the commit, then
+the array files are. A reader who finds arrays of another step than ``run.json`` says takes the ones beside.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from minisae.backend import Array, backend_of, resolve, to_device
+from minisae.errors import InputError
+from minisae.interop import saelens
+from minisae.interop.files import read_json, rename, write_beside
+from minisae.ops import Code, dense
+from minisae.sae import variant
+
+FORMAT = 1
+RUN = "run.json"
+ARRAYS = ("params.safetensors", "optimizer.safetensors")
+
+
+class SAE(NamedTuple):
+    """A trained sparse autoencoder."""
+
+    variant: str
+    """Name of the variant."""
+    cfg: Any
+    """Its configuration."""
+    params: dict[str, Array]
+    """Its parameters, on one backend."""
+    metadata: dict[str, Any]
+    """Where it comes from: model, hook, cache, training."""
+
+    def encode(self, x: Array, *, sparse: bool = False) -> Code:
+        """Return the code of rows ``x (n, d_in)``: an array ``(n, d_sae)``, or with ``sparse`` a ``SparseCode``.
+
+        ``x`` is taken to the parameters' backend and dtype. (On a device, and for codes that are not sparse, an array
+        is returned in either case.)
+
+        Raises
+        ------
+        InputError
+            If ``x`` is not a matrix of width ``d_in``.
+        """
+        x = to_device(x, backend_of(self.params["W_dec"]))
+        if x.ndim != 2 or x.shape[1] != self.cfg.d_in:
+            raise InputError(f"x: expected rows of width d_in = {self.cfg.d_in}, got shape {tuple(x.shape)}")
+        f = variant(self.variant).encode(self.params, x.astype(self.params["W_dec"].dtype, copy=False), self.cfg)
+        return f if sparse else dense(f)
+
+    def decode(self, f: Code) -> Array:
+        """Return the reconstruction ``(n, d_in)`` of a code ``(n, d_sae)``.
+
+        Raises
+        ------
+        InputError
+            If the code's width is not ``d_sae``.
+        """
+        if f.shape[-1] != self.cfg.d_sae:
+            raise InputError(f"f: expected width d_sae = {self.cfg.d_sae}, got shape {tuple(f.shape)}")
+        return variant(self.variant).decode(self.params, f)
+
+    def save(self, path: str | Path) -> None:
+        """Write a SAELens 6 folder, which :func:`load` and SAELens read."""
+        saelens.write(Path(path), self.variant, self.cfg, self.params, self.metadata)
+
+    def to(self, backend: str) -> "SAE":
+        """Return the autoencoder on ``"numpy"``, ``"cupy"`` or ``"auto"``."""
+        name = resolve(backend)
+        return self._replace(params={key: to_device(p, name) for key, p in self.params.items()})
+
+
+def load(path: str | Path) -> SAE:
+    """Read a trained autoencoder: the folder of a run, or a SAELens 6 folder.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged: one line that names the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: expected the folder of a run or of a saved autoencoder, found none")
+    if not (path / saelens.CONFIG).exists() and (path / RUN).exists():
+        raise InputError(f"{path}: this run has not ended yet; finish it with: minisae train … --out {path} --resume")
+    return SAE(*saelens.read(path))
+
+
+def fold_input_scale(params: Mapping[str, Array], scale: float) -> dict[str, Array]:
+    """Return parameters for raw activations from parameters for activations that were multiplied by ``scale``.
+
+    Decoder rows keep their norm; codes come out in raw units, ``1/scale`` of what they were in training.
+    """
+    return {key: p / scale if key in ("b_enc", "b_dec") else p.copy() for key, p in params.items()}
+
+
+def write_run(path: Path, info: Mapping[str, Any], *arrays: Mapping[str, np.ndarray]) -> None:
+    """Commit a checkpoint: ``info`` (with its ``step``), parameters, and optimiser arrays."""
+    path.mkdir(parents=True, exist_ok=True)
+    stamp = {"step": str(info["step"])}
+    beside = [
+        write_beside(path / name, safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in group.items()}, stamp))
+        for name, group in zip(ARRAYS, arrays, strict=True)
+    ]
+    text = json.dumps({"format": FORMAT, **info}, indent=1, sort_keys=True) + "\n"
+    rename(write_beside(path / RUN, text.encode()), path / RUN)
+    for new, name in zip(beside, ARRAYS, strict=True):
+        rename(new, path / name)
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
+    """Read the last checkpoint of a run: ``info`` and its two groups of arrays. Ends a commit that was interrupted.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no run, one of another format, or arrays of another step.
+    """
+    info = read_json(path / RUN)
+    if info.get("format") != FORMAT:
+        raise InputError(f"{path / RUN}: expected format {FORMAT}, got {info.get('format')!r}")
+    return info, [saelens.read_arrays(_of_step(path / name, str(info["step"]))) for name in ARRAYS]
+
+
+def _of_step(path: Path, step: str) -> Path:
+    beside = path.with_name(path.name + ".new")
+    if beside.exists() and _stamp(beside) == step:
+        rename(beside, path)
+    if not path.exists() or _stamp(path) != step:
+        raise InputError(f"{path}: expected the arrays of step {step}, which {RUN} names; found none")
+    return path
+
+
+def _stamp(path: Path) -> str | None:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("step")
+    except (OSError, safetensors.SafetensorError):
+        return None

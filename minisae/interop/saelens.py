@@ -1,0 +1,130 @@
+"""SAELens 6 folders: ``cfg.json`` and ``sae_weights.safetensors`` (sae-lens 6.54).
+
+    minisae   SAELens architecture        parameters, in both: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec
+    relu      standard
+    topk      topk                        with rescale_acts_by_decoder_norm = false
+
+What SAELens has no name for stands in ``metadata.minisae``: the variant and its whole configuration.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from minisae.backend import Array, to_host
+from minisae.errors import InputError
+from minisae.interop.files import read_json, write_atomically
+from minisae.sae import VARIANTS, variant
+from minisae.sae.linear import feature_major
+
+ARCHITECTURES = {"relu": "standard", "topk": "topk"}
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+
+def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
+    """Write an autoencoder as a folder that SAELens loads; files are replaced whole or not at all."""
+    path.mkdir(parents=True, exist_ok=True)
+    arrays = {key: np.ascontiguousarray(to_host(p)) for key, p in params.items()}
+    fields: dict[str, Any] = {
+        "architecture": ARCHITECTURES[name],
+        "d_in": cfg.d_in,
+        "d_sae": cfg.d_sae,
+        "dtype": str(arrays["W_dec"].dtype),
+        "device": "cpu",
+        "apply_b_dec_to_input": cfg.subtract_b_dec,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {**metadata, "minisae": {"variant": name, "cfg": cfg._asdict()}},
+    }
+    if name == "topk":
+        fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
+    write_atomically(path / WEIGHTS, safetensors.numpy.save(arrays))
+    write_atomically(path / CONFIG, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read(path: Path) -> tuple[str, Any, dict[str, np.ndarray], dict[str, Any]]:
+    """Read such a folder: the variant's name, its configuration, parameters, and metadata.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, the architecture is not one of ours, or a shape is not what the configuration
+        says.
+    """
+    fields = read_json(path / CONFIG)
+    metadata = dict(fields.get("metadata") or {})
+    ours = metadata.pop("minisae", None)
+    name = ours["variant"] if ours else _variant_of(fields, path)
+    cfg = config_from(name, ours["cfg"] if ours else _options_of(fields, name), path / CONFIG)
+    return name, cfg, read_params(path / WEIGHTS, name, cfg), metadata
+
+
+def _variant_of(fields: Mapping[str, Any], path: Path) -> str:
+    names = {theirs: name for name, theirs in ARCHITECTURES.items()}
+    architecture = fields.get("architecture")
+    if architecture not in names:
+        raise InputError(f"{path / CONFIG}: expected architecture {' or '.join(names)}, got {architecture!r}")
+    if fields.get("rescale_acts_by_decoder_norm") or fields.get("normalize_activations", "none") != "none":
+        raise InputError(f"{path / CONFIG}: run-time rescaling or normalisation of activations is not read yet")
+    return names[architecture]
+
+
+def _options_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    options = {"d_in": fields.get("d_in"), "d_sae": fields.get("d_sae"), "decoder": "free"}
+    options["subtract_b_dec"] = fields.get("apply_b_dec_to_input", True)
+    return options | ({"k": fields.get("k")} if name == "topk" else {})
+
+
+def config_from(name: str, options: Mapping[str, Any], source: object) -> Any:
+    """Return a variant's configuration from named options, unknown ones refused.
+
+    Raises
+    ------
+    InputError
+        Naming ``source`` and the option.
+    """
+    module = variant(name)
+    unknown = sorted(set(options) - set(module.Config._fields))
+    if unknown:
+        known = ", ".join(module.Config._fields)
+        raise InputError(f"{source}: {name} has no option {', '.join(unknown)}; expected some of {known}")
+    cfg = module.Config(**options)
+    module.check_config(cfg)
+    return cfg
+
+
+def read_params(path: Path, name: str, cfg: Any) -> dict[str, np.ndarray]:
+    """Read the parameters of a variant from a safetensors file, checked against its ``SHAPES``, encoder feature-major.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, or an array is missing, has another shape, or is not finite.
+    """
+    arrays = read_arrays(path)
+    params = {}
+    for key, letters in VARIANTS[name].SHAPES.items():
+        shape = tuple(getattr(cfg, letter) for letter in letters)
+        if key not in arrays:
+            raise InputError(f"{path}: expected an array {key} {shape}, found {', '.join(sorted(arrays)) or 'none'}")
+        a = arrays[key]
+        if a.shape != shape:
+            raise InputError(f"{path}: {key} is {a.shape}; expected ({', '.join(letters)}) = {shape}")
+        if not np.isfinite(a).all():
+            raise InputError(f"{path}: {key} has {int((~np.isfinite(a)).sum())} entries that are not finite")
+        params[key] = feature_major(a) if key == "W_enc" else a
+    return params
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file of NumPy arrays, with one line for whatever is wrong with it."""
+    try:
+        return safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else f"not a readable safetensors file ({error})"
+        raise InputError(f"{path}: {what}") from error

@@ -1,0 +1,39 @@
+"""Primitive operations, each forward and backward: no parameters, no loss."""
+
+from minisae.ops.code import (
+    Code,
+    SparseCode,
+    add_code,
+    column_sum,
+    dense,
+    fired,
+    l0,
+)
+from minisae.ops.dispatch import fallbacks, reference_ops
+from minisae.ops.products import affine, code_slope, decode, weight_slope
+from minisae.ops.rows import geometric_median, normalise_rows, project_rows, row_norms
+from minisae.ops.select import relu, top_k, top_k_among, top_k_mask
+
+__all__ = [
+    "Code",
+    "SparseCode",
+    "add_code",
+    "affine",
+    "code_slope",
+    "column_sum",
+    "decode",
+    "dense",
+    "fallbacks",
+    "fired",
+    "geometric_median",
+    "l0",
+    "normalise_rows",
+    "project_rows",
+    "relu",
+    "reference_ops",
+    "row_norms",
+    "top_k",
+    "top_k_among",
+    "top_k_mask",
+    "weight_slope",
+]

@@ -1,0 +1,77 @@
+"""Operations on the rows of a dictionary, and the geometric median of a sample."""
+
+import numpy as np
+
+from minisae.backend import Array, namespace
+from minisae.ops.dispatch import twin
+
+BLOCK_BYTES = 1 << 19
+"""Rows are handled in blocks of this size on a CPU, so that one pass through memory serves all their arithmetic."""
+
+
+def row_norms(W: Array) -> Array:
+    """Return the Euclidean norm of each row: ``(d_sae, d_in) -> (d_sae,)``."""
+    xp = namespace(W)
+    return xp.sqrt(xp.square(W).sum(axis=-1))
+
+
+def _blocks(W: Array) -> list[slice]:
+    step = max(1, BLOCK_BYTES // (W.shape[1] * W.itemsize))
+    return [slice(start, start + step) for start in range(0, len(W), step)]
+
+
+def _normalise_rows_cpu(W: Array) -> None:
+    for block in _blocks(W):
+        part = W[block]  # (rows, d_in)
+        norms = np.sqrt(np.einsum("ij,ij->i", part, part))  # (rows,)
+        part /= np.where(norms > 0, norms, 1)[:, None]
+
+
+@twin(cpu=_normalise_rows_cpu)
+def normalise_rows(W: Array) -> None:
+    """Give every row of ``W (d_sae, d_in)`` unit norm, in place; a zero row stays zero."""
+    norms = row_norms(W)[..., None]  # (d_sae, 1)
+    W /= namespace(W).where(norms > 0, norms, 1)
+
+
+def _project_rows_cpu(d_W: Array, W: Array) -> None:
+    for block in _blocks(W):
+        slope, row = d_W[block], W[block]
+        square = np.einsum("ij,ij->i", row, row)  # (rows,)
+        along = np.einsum("ij,ij->i", slope, row) / np.where(square > 0, square, 1)  # (rows,)
+        slope -= along[:, None] * row
+
+
+@twin(cpu=_project_rows_cpu)
+def project_rows(d_W: Array, W: Array) -> None:
+    """Remove from each row of the slope ``d_W (d_sae, d_in)`` its part parallel to the row of ``W``, in place.
+
+    A step along that part would only change the norm, which the renormalisation undoes (Bricken et al. 2023,
+    appendix "Advice for training").
+    """
+    square = (W * W).sum(axis=-1, keepdims=True)  # (d_sae, 1)
+    along = (d_W * W).sum(axis=-1, keepdims=True)  # (d_sae, 1)
+    d_W -= along / namespace(W).where(square > 0, square, 1) * W
+
+
+def geometric_median(x: Array, *, iterations: int = 100, tolerance: float = 1e-6) -> Array:
+    """Return the point ``(d_in,)`` with the least summed distance to the rows of ``x (n, d_in)``: Weiszfeld's iteration.
+
+    Starts at the mean. A row nearer than ``1e-12`` times the mean distance counts with that distance, so a row that
+    equals the iterate does no harm. Stops when the move is below ``tolerance`` times the mean distance. Runs on the
+    host: it is part of initialisation.
+    """
+    rows = x.astype(np.float64)  # (n, d_in)
+    point = rows.mean(axis=0)  # (d_in,)
+    for _ in range(iterations):
+        distance = np.sqrt(np.square(rows - point).sum(axis=1))  # (n,)
+        scale = distance.mean()  # ()
+        if scale == 0:
+            break
+        weight = 1 / np.maximum(distance, 1e-12 * scale)  # (n,)
+        moved = weight @ rows / weight.sum()  # (d_in,)
+        step = np.sqrt(np.square(moved - point).sum())  # ()
+        point = moved  # (d_in,)
+        if step < tolerance * scale:
+            break
+    return point.astype(x.dtype)

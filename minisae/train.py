@@ -1,0 +1,254 @@
+"""Training: a ``Run`` holds all state, ``step`` takes it one batch further, ``fit`` does so until the end.
+
+    forward → objective → backward → (project, clip, Adam, normalise, in the recipe's order) → counters
+
+A step changes parameters, moments and counters in place and takes nothing off the device; numbers are read at the
+declared points only: logging, checkpoints, resampling.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minisae import dead as dead_
+from minisae import losses
+from minisae.backend import Array, backend_of, namespace, to_device, to_host
+from minisae.cache.stream import Source
+from minisae.errors import InputError
+from minisae.ops import l0, normalise_rows, project_rows
+from minisae.optim import AdamState, adam_init, adam_step, clip_by_global_norm, ema_update
+from minisae.recipe import Recipe, check_recipe
+from minisae.sae import variant as variant_module
+from minisae.schedules import anneal, decay, warmup
+
+INIT_STREAM, RESAMPLE_STREAM = 1, 2
+"""Independent streams of the seed: rows for initialisation, resampling."""
+
+
+class Run(NamedTuple):
+    """The whole state of a training run."""
+
+    variant: str
+    """Name of the variant."""
+    cfg: Any
+    """Its ``Config``."""
+    recipe: Recipe
+    """How to train."""
+    params: dict[str, Array]
+    """Parameters, changed in place."""
+    adam: AdamState
+    """Adam's moments, changed in place."""
+    average: dict[str, Array]
+    """Averaged weights; empty where they are off."""
+    idle: Array
+    """Rows since each latent fired, int64 ``(d_sae,)``."""
+    bad_step: Array
+    """First step whose loss was not finite, int64 ``(1,)``; −1 while there is none."""
+    scale: float
+    """What inputs are multiplied by."""
+    resampled: int
+    """Latents resampled so far."""
+    step: int
+    """Steps taken."""
+
+
+class Diverged(ArithmeticError):
+    """The loss was not finite; ``step`` is the first step (counted from 0) at which it was not."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss was not finite at step {step}")
+        self.step = step
+
+
+Record = dict[str, float]
+Hook = Callable[[Run, Record], None]
+
+
+def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: str = "numpy") -> Run:
+    """Return a run at step 0: parameters drawn, ``b_dec`` and the input scale estimated on rows of the source."""
+    module = variant_module(variant)
+    module.check_config(cfg)
+    check_recipe(recipe)
+    if source.d_in != cfg.d_in:
+        raise InputError(f"d_in: the data has width {source.d_in}, the configuration says {cfg.d_in}")
+    sample = sample_rows(source, recipe.init_rows, seed=stream_seed(recipe.seed, INIT_STREAM))  # (n, d_in)
+    scale = input_scale(sample, recipe.input_scale)
+    dtype = np.dtype(recipe.dtype)
+    rng = np.random.default_rng([recipe.seed, INIT_STREAM])
+    host = module.init(cfg, rng, sample=sample * np.float32(scale), dtype=dtype)
+    params = {name: to_device(p, backend) for name, p in host.items()}
+    xp = namespace(params["W_dec"])
+    return Run(
+        variant, cfg, recipe, params, adam_init(params),
+        {name: p.copy() for name, p in params.items()} if recipe.ema else {},
+        xp.zeros(cfg.d_sae, dtype=xp.int64), xp.full(1, -1, dtype=xp.int64), scale, 0, 0,
+    )  # fmt: skip
+
+
+def stream_seed(seed: int, stream: int) -> int:
+    """Return the seed of an independent stream of the run."""
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
+
+
+def sample_rows(source: Source, n: int, *, seed: int) -> np.ndarray:
+    """Return up to ``n`` rows ``(n, d_in)`` of a shuffled source, as many as it has."""
+    n = n if source.rows is None else min(n, source.rows)
+    size = min(n, 4096)
+    batches = source.batches(size, seed=seed)
+    return np.concatenate([next(batches) for _ in range(-(-n // size))])[:n]
+
+
+def input_scale(x: np.ndarray, how: str) -> float:
+    """Return the factor that gives rows ``x (n, d_in)`` a mean norm of √d_in, or a mean squared norm of 1."""
+    if how == "none":
+        return 1.0
+    squares = np.square(x, dtype=np.float64).sum(axis=1)  # (n,)
+    size = float(np.sqrt(squares).mean()) if how == "mean_norm" else float(np.sqrt(squares.mean()))
+    if size == 0:
+        raise InputError("input_scale: the rows it is estimated on are all zero")
+    return float(np.sqrt(x.shape[1])) / size if how == "mean_norm" else 1 / size
+
+
+def now(run: Run) -> tuple[Any, float, float]:
+    """Return the configuration (k annealed), the learning rate and the factor of λ at this step."""
+    r, cfg = run.recipe, run.cfg
+    if r.k_anneal and hasattr(cfg, "k"):
+        k = round(anneal(run.step, first=max(r.k_start, cfg.k), last=cfg.k, steps=r.k_anneal))
+        cfg = cfg._replace(k=min(k, cfg.d_sae))
+    falling = decay(run.step, total=r.steps, start=int(r.lr_decay_start * r.steps), shape=r.lr_decay)
+    return cfg, r.lr * warmup(run.step, r.lr_warmup) * falling, warmup(run.step, r.sparsity_warmup)
+
+
+def step(run: Run, x: Array) -> tuple[Run, dict[str, Array]]:
+    """Take one step on rows ``x (n, d_in)`` of the run's backend and dtype.
+
+    Parameters, moments, averages and counters change in place.
+
+    Returns
+    -------
+    run, measures
+        The run, one step on; and 0-d arrays: ``loss``, each of its terms, ``l0``, ``r2`` (pooled, of this batch) and
+        ``dead``.
+    """
+    variant, r = variant_module(run.variant), run.recipe
+    cfg, lr, sparsity = now(run)
+    x = x * run.scale if run.scale != 1 else x  # (n, d_in)
+    dead = run.idle >= r.dead_after  # (d_sae,)
+    out, cache = variant.forward(run.params, x, cfg, dead=dead)
+    terms = variant.objective(run.params, out, x, cfg, sparsity=sparsity, dead=dead)
+    if r.ghost:
+        terms["ghost"] = losses.ghost(out.pre, out.x_hat, x, run.params["W_dec"], dead, reduction=cfg.reduction)
+    loss, slopes, direct = losses.gather(terms)
+    grads = variant.backward(run.params, cache, cfg, slopes)
+    for name, slope in direct.items():
+        grads[name] += slope
+    adam = update(run, grads, lr, unit=cfg.decoder == "unit")
+    if r.ema:
+        ema_update(run.average, run.params, decay=r.ema)
+    xp = namespace(x)
+    run.idle[...] = dead_.count_idle(run.idle, variant.fired_latents(out, cfg), x.shape[0])
+    run.bad_step[...] = xp.where((run.bad_step < 0) & ~xp.isfinite(loss), run.step, run.bad_step)
+    measures = {"loss": loss, **{name: term.value for name, term in terms.items()}}
+    if (run.step + 1) % r.log_every == 0 or run.step + 1 == r.steps:
+        measures |= {"l0": l0(out.f), "r2": _batch_r2(x, out.x_hat), "dead": dead.sum()}
+    return run._replace(adam=adam, step=run.step + 1), measures
+
+
+def _batch_r2(x: Array, x_hat: Array) -> Array:
+    error, spread = x - x_hat, x - x.mean(axis=0)  # (n, d_in) each
+    return 1 - (error * error).sum() / (spread * spread).sum()
+
+
+def update(run: Run, grads: dict[str, Array], lr: float, *, unit: bool) -> AdamState:
+    """Project, clip, step and normalise in the recipe's order, in place; return Adam's new state."""
+    r, adam = run.recipe, run.adam
+    for what in r.order.split("-"):
+        if what == "project" and unit:
+            project_rows(grads["W_dec"], run.params["W_dec"])
+        elif what == "normalise" and unit:
+            normalise_rows(run.params["W_dec"])
+        elif what == "clip" and r.clip:
+            clip_by_global_norm(grads, r.clip)
+        elif what == "step":
+            adam = adam_step(
+                run.params, grads, adam, lr=lr, beta1=r.beta1, beta2=r.beta2, eps=r.eps, eps_convention=r.eps_convention
+            )
+    return adam
+
+
+def maybe_resample(run: Run, source: Source) -> int:
+    """Resample if the recipe says so after the run's last step; return how many latents were, counters set to 0."""
+    r = run.recipe
+    last = min(r.resample_until or r.steps, r.steps - 1)
+    if r.resample == "none" or run.step % r.resample_every or run.step > last:
+        return 0
+    window = r.resample_after or r.resample_every * r.batch_size // 2
+    dead = to_host(run.idle) >= window  # (d_sae,)
+    rows = r.resample_rows if r.resample == "bricken" else r.batch_size
+    if not dead.any():
+        return 0
+    seed = stream_seed(run.step, stream_seed(r.seed, RESAMPLE_STREAM))
+    x = sample_rows(source, rows, seed=seed).astype(r.dtype, copy=False)  # (n, d_in)
+    if run.scale != 1:
+        x *= run.scale
+    count = dead_.resample(
+        r.resample, variant_module(run.variant), run.params, run.adam, run.cfg, dead, x,
+        np.random.default_rng([r.seed, RESAMPLE_STREAM, run.step]), scale=r.resample_scale or None,
+    )  # fmt: skip
+    run.idle[...] = namespace(run.idle).where(to_device(dead, backend_of(run.idle)), 0, run.idle)
+    return count
+
+
+def fit(
+    run: Run,
+    source: Source,
+    *,
+    hooks: Iterable[Hook] = (),
+    save: Callable[[Run], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Train until ``recipe.steps``; a run that was loaded goes on where it stood.
+
+    Parameters
+    ----------
+    run, source : state and data
+    hooks : called as ``hook(run, record)`` every ``log_every`` steps and at the end; a record holds numbers
+    save : called every ``save_every`` steps, at the end, and when stopped
+    stop : asked before each step; True ends the run early
+
+    Raises
+    ------
+    Diverged
+        If a loss was not finite. Nothing is saved from then on.
+    """
+    r, backend = run.recipe, backend_of(run.idle)
+    hooks = tuple(hooks)
+    for host in source.batches(r.batch_size, seed=r.seed, start=run.step) if run.step < r.steps else ():
+        if stop():
+            break
+        run, measures = step(run, to_device(host.astype(r.dtype, copy=False), backend))
+        run = run._replace(resampled=run.resampled + maybe_resample(run, source))
+        ending = run.step == r.steps
+        if ending or run.step % r.log_every == 0:
+            refuse_divergence(run)
+            record = {"step": run.step, "rows": run.step * r.batch_size, "lr": now(run._replace(step=run.step - 1))[1]}
+            record |= {name: float(value) for name, value in measures.items()} | {"resampled": run.resampled}
+            for hook in hooks:
+                hook(run, record)
+        if ending:
+            break
+        if save and run.step % r.save_every == 0:
+            refuse_divergence(run)
+            save(run)
+    if save:
+        refuse_divergence(run)
+        save(run)
+    return run
+
+
+def refuse_divergence(run: Run) -> None:
+    """Raise :class:`Diverged` if a loss was not finite so far; this reads one number off the device."""
+    first = int(run.bad_step[0])
+    if first >= 0:
+        raise Diverged(first)

@@ -1,0 +1,77 @@
+"""ReLU with L1 on a case worked by hand, and what holds for any shape."""
+
+import numpy as np
+import pytest
+
+from minisae.errors import InputError
+from minisae.losses import gather
+from minisae.ops import dense
+from minisae.sae import relu
+from tests.helpers import perturbed
+
+
+def test_by_hand():
+    """Two rows, d_in 2, d_sae 3. Centred rows are (1, 0) and (0, 2); the arithmetic is in the comments."""
+    params = {
+        "W_enc": np.array([[1.0, -1.0, 0.5], [0.0, 1.0, 0.5]]),
+        "b_enc": np.array([0.0, 0.5, -0.25]),
+        "W_dec": np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]),
+        "b_dec": np.array([1.0, -1.0]),
+    }
+    x = np.array([[2.0, -1.0], [1.0, 1.0]])
+    cfg = relu.Config(2, 3, l1=0.5)
+    out, _ = relu.forward(params, x, cfg)
+    # pre: (1, −1 + .5, .5 − .25) and (0, 2 + .5, 1 − .25)
+    np.testing.assert_allclose(out.pre, [[1.0, -0.5, 0.25], [0.0, 2.5, 0.75]])
+    np.testing.assert_allclose(dense(out.f), [[1.0, 0.0, 0.25], [0.0, 2.5, 0.75]])
+    # x_hat: (1 + .15, .2) + b_dec and (.45, 2.5 + .6) + b_dec
+    np.testing.assert_allclose(out.x_hat, [[2.15, -0.8], [1.45, 2.1]])
+    terms = relu.objective(params, out, x, cfg)
+    # errors (.15, .2) and (.45, 1.1): (.0225 + .04 + .2025 + 1.21) / 2;   .5 · (1.25 + 3.25) / 2
+    np.testing.assert_allclose(terms["mse"].value, 0.7375)
+    np.testing.assert_allclose(terms["l1"].value, 1.125)
+    np.testing.assert_allclose(gather(terms)[0], 1.8625)
+
+
+def test_mean_reduction_divides_by_the_width():
+    rng = np.random.default_rng(0)
+    cfg = relu.Config(5, 11)
+    params, x = perturbed(relu, cfg, rng), rng.standard_normal((7, 5))
+    out, _ = relu.forward(params, x, cfg)
+    total = relu.objective(params, out, x, cfg)["mse"].value
+    mean = relu.objective(params, out, x, cfg._replace(reduction="mean"))["mse"].value
+    np.testing.assert_allclose(mean * 5, total)
+
+
+def test_instance_axis_is_a_batch_of_autoencoders():
+    rng = np.random.default_rng(1)
+    cfg = relu.Config(5, 11, 0.3)
+    several = [perturbed(relu, cfg, rng) for _ in range(3)]
+    stacked = {key: np.stack([p[key] for p in several]) for key in several[0]}
+    x = rng.standard_normal((3, 7, 5))
+    out, cache = relu.forward(stacked, x, cfg)
+    loss, slopes, _ = gather(relu.objective(stacked, out, x, cfg))
+    grads = relu.backward(stacked, cache, cfg, slopes)
+    assert loss.shape == (3,)
+    for i, params in enumerate(several):
+        one, cache_one = relu.forward(params, x[i], cfg)
+        loss_one, slopes_one, _ = gather(relu.objective(params, one, x[i], cfg))
+        np.testing.assert_allclose(loss[i], loss_one)
+        for key, grad in relu.backward(params, cache_one, cfg, slopes_one).items():
+            np.testing.assert_allclose(grads[key][i], grad, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"l1": -1.0}, "l1: expected a number of at least 0, got -1.0"),
+        ({"d_sae": 0}, "d_sae: expected a whole number of at least 1, got 0"),
+        ({"reduction": "max"}, "reduction: expected one of sum, mean, got 'max'"),
+        ({"l1_weight": "none"}, "l1_weight: expected one of plain, decoder_norm, got 'none'"),
+        ({"l1": float("nan")}, "l1: expected a number of at least 0, got nan"),
+    ],
+)
+def test_bad_configuration_is_one_line(change, line):
+    with pytest.raises(InputError) as caught:
+        relu.check_config(relu.Config(5, 11)._replace(**change))
+    assert str(caught.value) == line

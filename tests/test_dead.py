@@ -1,0 +1,89 @@
+"""Resampling: what each source says of the new rows, and that nothing else moves."""
+
+import numpy as np
+import pytest
+
+from minisae import dead
+from minisae.optim import AdamState
+from minisae.sae import relu
+from tests.helpers import perturbed
+
+CFG = relu.Config(5, 13, l1=0.3)
+DEAD = np.isin(np.arange(13), (2, 7, 8))
+
+
+def resampled(how, *, mask=DEAD, scale=None, seed=0):
+    rng = np.random.default_rng(seed)
+    params = perturbed(relu, CFG, rng)
+    before = {key: p.copy() for key, p in params.items()}
+    adam = AdamState({k: np.ones_like(p) for k, p in params.items()}, {k: np.ones_like(p) for k, p in params.items()}, 9)
+    x = rng.standard_normal((101, 5)) + 2
+    count = dead.resample(how, relu, params, adam, CFG, mask, x, np.random.default_rng(1), scale=scale)
+    return count, before, params, adam, x
+
+
+@pytest.mark.parametrize("how", dead.RESAMPLERS)
+def test_alive_latents_are_untouched_and_dead_ones_start_anew(how):
+    count, before, params, adam, _ = resampled(how)
+    assert count == 3
+    for key, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0)):
+        np.testing.assert_array_equal(params[key].compress(~DEAD, axis), before[key].compress(~DEAD, axis))
+    np.testing.assert_array_equal(params["b_dec"], before["b_dec"])
+    fresh = params["W_dec"][DEAD]
+    np.testing.assert_allclose(np.linalg.norm(fresh, axis=1), 1, rtol=1e-12)
+    assert not params["b_enc"][DEAD].any()
+    alive = np.linalg.norm(before["W_enc"][:, ~DEAD], axis=0).mean()
+    size = {"bricken": 0.2 * alive, "arena_simple": 0.5, "arena_advanced": 0.5 * alive}[how]
+    np.testing.assert_allclose(params["W_enc"][:, DEAD].T, fresh * size, rtol=1e-12)
+    kept = 0 if how == "bricken" else 1
+    for moments in (adam.m, adam.v):
+        assert (moments["W_dec"][DEAD] == kept).all()
+        assert (moments["W_enc"][:, DEAD] == kept).all()
+        assert (moments["b_enc"][DEAD] == kept).all()
+        assert (moments["W_dec"][~DEAD] == 1).all()
+        assert (moments["b_dec"] == 1).all()
+
+
+def test_directions_are_inputs_as_each_source_says():
+    for how, shift in (("bricken", 0), ("arena_advanced", 1)):
+        _, before, params, _, x = resampled(how)
+        rows = x - shift * before["b_dec"]
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        nearest = (params["W_dec"][DEAD] @ rows.T).max(axis=1)
+        np.testing.assert_allclose(nearest, 1, rtol=1e-12)
+
+
+def test_bricken_draws_with_probability_proportional_to_the_squared_loss():
+    """10,000 draws from four rows; the margin is five standard deviations."""
+    losses, x = np.array([1.0, 2.0, 3.0, 0.0]), np.eye(4)
+    drawn = dead._drawn_rows(losses, x, 10_000, np.random.default_rng(0)).sum(axis=0) / 10_000
+    np.testing.assert_allclose(drawn, np.array([1, 4, 9, 0]) / 14, atol=5 * 0.5 / np.sqrt(10_000))
+    assert drawn[3] == 0
+
+
+def test_row_losses_add_up_to_the_objective():
+    rng = np.random.default_rng(3)
+    params, x = perturbed(relu, CFG, rng), rng.standard_normal((101, 5))
+    out, _ = relu.forward(params, x, CFG)
+    terms = relu.objective(params, out, x, CFG)
+    whole = dead.row_losses(relu, params, x, CFG, penalty=True)
+    np.testing.assert_allclose(whole.mean(), terms["mse"].value + terms["l1"].value)
+    np.testing.assert_allclose(dead.row_losses(relu, params, x, CFG, penalty=False).mean(), terms["mse"].value)
+
+
+def test_nothing_happens_when_nothing_is_dead():
+    count, before, params, _, _ = resampled("bricken", mask=np.zeros(13, bool))
+    assert count == 0
+    for key, p in params.items():
+        np.testing.assert_array_equal(p, before[key])
+
+
+def test_all_dead_and_too_few_rows_do_not_crash():
+    count, _, params, _, _ = resampled("arena_advanced", mask=np.ones(13, bool))
+    assert count == 13
+    assert np.isfinite(params["W_enc"]).all()
+
+
+def test_counters_count_rows():
+    idle = dead.count_idle(np.array([0, 100, 7]), np.array([True, False, False]), 31)
+    np.testing.assert_array_equal(idle, [0, 131, 38])

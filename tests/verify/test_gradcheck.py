@@ -1,0 +1,64 @@
+"""The checker finds planted errors, and tells a kink from an error."""
+
+import numpy as np
+import pytest
+
+from minisae.errors import InputError
+from minisae.sae import topk
+from minisae.verify import check_gradients
+from tests.helpers import perturbed
+
+
+def quadratic(p):
+    return float((p["w"] ** 2).sum() + (p["w"] ** 3).sum())
+
+
+def test_right_gradient_passes_and_parameters_are_put_back():
+    w = np.random.default_rng(0).standard_normal((3, 5))
+    before = w.copy()
+    [check] = check_gradients(quadratic, {"w": w}, {"w": 2 * w + 3 * w**2})
+    assert check.error < 1e-8
+    assert (check.entries, check.kinks) == (15, 0)
+    np.testing.assert_array_equal(w, before)
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 1.0])
+def test_planted_error_is_found_and_located(size):
+    w = np.random.default_rng(1).standard_normal((3, 5)) + 2
+    wrong = 2 * w + 3 * w**2
+    wrong[1, 4] += size * np.abs(wrong).max()
+    [check] = check_gradients(quadratic, {"w": w}, {"w": wrong})
+    assert check.worst == (1, 4)
+    assert 0.3 * size < check.error < 3 * size
+
+
+def test_kinks_are_counted_and_not_compared():
+    w = np.array([0.0, 1e-6, 0.5, -0.5])
+    [check] = check_gradients(lambda p: float(np.abs(p["w"]).sum()), {"w": w}, {"w": np.array([0.0, 1, 1, -1])})
+    assert check.kinks == 1
+    assert check.error < 1e-6
+
+
+def test_a_jump_is_a_kink():
+    """At a tie TopK jumps: the loss has no derivative there."""
+    cfg = topk.Config(3, 5, 2)
+    params = perturbed(topk, cfg, np.random.default_rng(2))
+    params["W_enc"][...] = 0
+    params["b_enc"][...] = [1.0, 1.0, 1.0, 0.0, 0.0]
+    x = np.ones((1, 3))
+
+    def loss(p):
+        return float((topk.forward(p, x, cfg)[0].x_hat ** 2).sum())
+
+    _, cache = topk.forward(params, x, cfg)
+    grads = topk.backward(params, cache, cfg, {"x_hat": 2 * topk.forward(params, x, cfg)[0].x_hat})
+    check = next(c for c in check_gradients(loss, params, {"b_enc": grads["b_enc"]}) if c.name == "b_enc")
+    assert check.kinks == 3
+
+
+def test_refuses_float32_and_wrong_shapes():
+    w = np.ones(3, np.float32)
+    with pytest.raises(InputError, match="expected float64 for finite differences, got float32"):
+        check_gradients(lambda p: 0.0, {"w": w}, {"w": w})
+    with pytest.raises(InputError, match=r"expected shape \(3,\), got \(2,\)"):
+        check_gradients(lambda p: 0.0, {"w": np.ones(3)}, {"w": np.ones(2)})
