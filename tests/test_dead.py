@@ -16,7 +16,9 @@ def resampled(how, *, mask=DEAD, scale=None, seed=0):
     rng = np.random.default_rng(seed)
     params = perturbed(relu, CFG, rng)
     before = {key: p.copy() for key, p in params.items()}
-    adam = AdamState({k: np.ones_like(p) for k, p in params.items()}, {k: np.ones_like(p) for k, p in params.items()}, 9)
+    adam = AdamState(
+        {k: np.ones_like(p) for k, p in params.items()}, {k: np.ones_like(p) for k, p in params.items()}, 9
+    )
     x = rng.standard_normal((101, 5)) + 2
     count = dead.resample(how, relu, params, adam, CFG, mask, x, np.random.default_rng(1), scale=scale)
     return count, before, params, adam, x

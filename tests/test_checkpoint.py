@@ -1,0 +1,158 @@
+"""Saved autoencoders come back; a checkpoint is one step's at every moment of a write; damage is one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+import minisae
+from minisae import checkpoint
+from minisae.checkpoint import fold_input_scale, read_run, write_run
+from minisae.errors import InputError
+from minisae.interop import files
+from minisae.ops import SparseCode
+from minisae.sae import relu, topk
+from tests.helpers import perturbed
+
+
+def make(name="topk"):
+    variant = {"relu": relu, "topk": topk}[name]
+    cfg = relu.Config(5, 13, 0.5) if name == "relu" else topk.Config(5, 13, 3)
+    rng = np.random.default_rng(0)
+    params = {key: p.astype(np.float32) for key, p in perturbed(variant, cfg, rng).items()}
+    return minisae.SAE(name, cfg, params, {"hook_name": "blocks.1"}), rng.standard_normal((7, 5))
+
+
+@pytest.mark.parametrize("name", ["relu", "topk"])
+def test_save_and_load(name, tmp_path):
+    sae, x = make(name)
+    sae.save(tmp_path / "sae")
+    again = minisae.load(tmp_path / "sae")
+    assert (again.variant, again.cfg, again.metadata) == (sae.variant, sae.cfg, sae.metadata)
+    np.testing.assert_array_equal(again.encode(x), sae.encode(x))
+    np.testing.assert_array_equal(again.decode(again.encode(x)), sae.decode(sae.encode(x)))
+    assert again.params["W_enc"].T.flags.c_contiguous
+
+
+def test_encode_sparse_and_dense_agree():
+    sae, x = make()
+    code = sae.encode(x, sparse=True)
+    assert isinstance(code, SparseCode)
+    np.testing.assert_array_equal(code.dense(), sae.encode(x))
+    np.testing.assert_allclose(sae.decode(code), sae.decode(sae.encode(x)), rtol=1e-6)
+    assert sae.to("numpy").params["W_dec"] is sae.params["W_dec"]
+
+
+def test_wrong_widths_are_one_line():
+    sae, _ = make()
+    with pytest.raises(InputError, match=r"^x: expected rows of width d_in = 5, got shape \(7, 6\)$"):
+        sae.encode(np.zeros((7, 6)))
+    with pytest.raises(InputError, match=r"^f: expected width d_sae = 13, got shape \(7, 6\)$"):
+        sae.decode(np.zeros((7, 6)))
+
+
+def damage_missing(folder):
+    (folder / "sae_weights.safetensors").unlink()
+    return "no such file"
+
+
+def damage_truncated(folder):
+    path = folder / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    return "not a readable safetensors file"
+
+
+def damage_json(folder):
+    (folder / "cfg.json").write_text("{")
+    return "not readable as JSON"
+
+
+def damage_shape(folder):
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"]["minisae"]["cfg"]["d_sae"] = 17
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return r"W_enc is \(5, 13\); expected \(d_in, d_sae\) = \(5, 17\)"
+
+
+def damage_option(folder):
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"]["minisae"]["cfg"]["surprise"] = 1
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return "topk has no option surprise"
+
+
+@pytest.mark.parametrize("damage", [damage_missing, damage_truncated, damage_json, damage_shape, damage_option])
+def test_damaged_files_are_one_line_that_names_the_file(damage, tmp_path):
+    make()[0].save(tmp_path)
+    line = damage(tmp_path)
+    with pytest.raises(InputError, match=line) as caught:
+        minisae.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_a_file_is_refused(tmp_path):
+    sae, _ = make()
+    sae.params["b_enc"][3] = np.nan
+    sae.save(tmp_path)
+    with pytest.raises(InputError, match="b_enc has 1 entries that are not finite"):
+        minisae.load(tmp_path)
+
+
+def test_no_folder_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a run or of a saved autoencoder, found none"):
+        minisae.load(tmp_path / "nothing")
+
+
+def test_fold_input_scale_is_exact_in_function():
+    sae, x = make("relu")
+    params = {key: p.astype(np.float64) for key, p in sae.params.items()}
+    scaled = relu.encode(params, x * 3, sae.cfg)
+    folded = fold_input_scale(params, 3.0)
+    np.testing.assert_allclose(relu.encode(folded, x, sae.cfg), scaled / 3, rtol=1e-12)
+    np.testing.assert_allclose(relu.decode(folded, scaled / 3), relu.decode(params, scaled) / 3, rtol=1e-12)
+
+
+class Killed(BaseException):
+    """Stands for a kill between two system calls."""
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_checkpoint_belongs_to_one_step_whenever_the_writer_dies(moment, tmp_path, monkeypatch):
+    """Die before the ``moment``-th file operation of the second or third write; what is read is one step's, whole."""
+
+    def write(step):
+        write_run(tmp_path, {"step": step}, {"p": np.full(3, step)}, {"m": np.full(2, step)})
+
+    write(1)
+    left = [moment]
+
+    def counted(real):
+        def call(*args):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*args)
+
+        return call
+
+    for name in ("write_beside", "rename"):
+        monkeypatch.setattr(checkpoint, name, counted(getattr(files, name)))
+    try:
+        write(2)
+        write(3)
+    except Killed:
+        pass
+    left[0] = 99
+    info, (params, moments) = read_run(tmp_path)
+    assert info["step"] in (1, 2, 3)
+    assert (params["p"] == info["step"]).all()
+    assert (moments["m"] == info["step"]).all()
+
+
+def test_another_format_is_refused(tmp_path):
+    write_run(tmp_path, {"step": 1}, {}, {})
+    text = (tmp_path / "run.json").read_text().replace('"format": 1', '"format": 2')
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match="expected format 1, got 2"):
+        read_run(tmp_path)
