@@ -47,10 +47,10 @@ def to_device(a: Array, backend: str) -> Array:
 
 
 def to_host(a: Array) -> np.ndarray:
-    """Return ``a`` as a NumPy array; the only exit from a device."""
+    """Return ``a`` as a NumPy array of the same memory order; the only exit from a device."""
     if isinstance(a, np.ndarray):
         return a
-    return a.get() if hasattr(a, "get") else np.asarray(a)
+    return a.get(order="A") if hasattr(a, "get") else np.asarray(a)
 
 
 def backend_of(a: Array) -> str:

@@ -83,7 +83,7 @@ def row_losses(variant: Any, params: Params, x: Array, cfg: Any, *, penalty: boo
     parts = []
     for start in range(0, len(x), CHUNK):
         part = to_device(x[start : start + CHUNK], namespace(params["W_dec"]).__name__)  # (rows, d_in)
-        f = variant.encode(params, part, cfg)
+        f = variant.encode(params, part, cfg)  # (rows, d_sae)
         error = part - variant.decode(params, f)  # (rows, d_in)
         loss = (error * error).sum(axis=1)  # (rows,)
         if penalty and hasattr(cfg, "l1"):

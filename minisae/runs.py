@@ -167,6 +167,7 @@ def train(
     backend: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    metadata: Mapping[str, Any] | None = None,
     hooks: Iterable[Hook] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> SAE:
@@ -182,6 +183,7 @@ def train(
     backend : ``"numpy"``, ``"cupy"``, ``"auto"``; ``None`` reads ``MINISAE_BACKEND``
     out : folder for checkpoints, records and the result
     resume : go on with the run in ``out``, which must have been started with the same settings and data
+    metadata : further words on the data, kept beside its identity; a resumed run must bring the same
     hooks : called as ``hook(run, record)`` every ``log_every`` steps
     stop : asked before each step; True saves a checkpoint and returns what there is
 
@@ -196,7 +198,7 @@ def train(
     named = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "k": k, "l1": l1}
     chosen = {key: value for key, value in named.items() if value is not None} | dict(options or {})
     todo = job(source.d_in, variant=variant, d_sae=d_sae, options=chosen)
-    folder, identity = (None if out is None else Path(out)), source_identity(source)
+    folder, identity = (None if out is None else Path(out)), source_identity(source) | dict(metadata or {})
     run = _begin(todo, source, identity, folder, resume=resume, backend=resolve(backend))
     if folder is None:
         return finished(fit(run, source, hooks=hooks, stop=stop), metadata=identity)

@@ -81,7 +81,7 @@ def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: st
     xp = namespace(params["W_dec"])
     return Run(
         variant, cfg, recipe, params, adam_init(params),
-        {name: p.copy() for name, p in params.items()} if recipe.ema else {},
+        {name: p.copy(order="K") for name, p in params.items()} if recipe.ema else {},
         xp.zeros(cfg.d_sae, dtype=xp.int64), xp.full(1, -1, dtype=xp.int64), scale, 0, 0,
     )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Everything CUDA: parity check and benchmark. Installed as ``minisae.gpu``."""
