@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minisae.version import __version__
 from minisae.backend import Array, resolve, to_device, to_host
 from minisae.cache import ArraySource, Source, View, as_source
 from minisae.checkpoint import ARRAYS, RUN, SAE, fold_input_scale, read_run, write_run
@@ -27,13 +26,15 @@ from minisae.recipe import Recipe, check_recipe
 from minisae.sae import variant as variant_module
 from minisae.synthetic import SyntheticSource
 from minisae.train import Hook, Record, Run, fit, start
+from minisae.version import __version__
 
 METRICS = "metrics.jsonl"
 
 
 def machine() -> dict[str, Any]:
     """Return what the last bits of a result depend on: versions, BLAS, threads, processor."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index,call-overload]
+    config: Any = np.show_config(mode="dicts")
+    blas = config["Build Dependencies"]["blas"]
     threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
     return {
         "minisae": __version__,
