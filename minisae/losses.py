@@ -11,8 +11,10 @@ axis every value is one number an instance.
 
 from typing import NamedTuple
 
+import numpy as np
+
 from minisae.backend import Array, namespace
-from minisae.ops import Code, column_sum, row_norms
+from minisae.ops import Code, column_sum, known_false, row_norms
 
 Slopes = dict[str, Array]
 
@@ -91,8 +93,10 @@ def aux_k(
     reduction : as in :func:`mse`
     normaliser : ``"none"``, ``"residual_variance"`` (Σ(e − ē)²: OpenAI, dictionary_learning) or
         ``"input_variance"`` (Σ(y − ȳ)², sparsify)
-    through_residual : let the slope reach the main reconstruction too (overcomplete); the paper holds the residual fixed
+    through_residual : let the slope reach the main reconstruction too (overcomplete); the paper holds it fixed
     """
+    if known_false(any_dead):
+        return Term(np.zeros((), y.dtype), {"aux": np.zeros(aux.shape, aux.dtype)}, {})
     residual = y - x_hat  # (n, d_in)
     miss = aux - residual  # (n, d_in)
     weight = coefficient * any_dead.astype(y.dtype)  # ()

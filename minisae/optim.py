@@ -15,10 +15,12 @@ import numpy as np
 
 from minisae.backend import Array, namespace
 from minisae.errors import InputError
+from minisae.ops.blocks import each, row_blocks
 from minisae.ops.dispatch import twin
 
 EPS_CONVENTIONS = ("after_correction", "before_correction")
 BLOCK = 65_536
+"""Elements updated at a time on a CPU."""
 
 
 class AdamState(NamedTuple):
@@ -69,42 +71,48 @@ def adam_step(
         p = params[name]
         if eps > 0 and p.dtype.type(eps) == 0:
             raise InputError(f"eps: {eps} is zero in {p.dtype}")
-        _adam_update(_flat(p), _flat(grad), _flat(state.m[name]), _flat(state.v[name]), rate, beta1, beta2, floor)
+        p, grad, m, v = _flat(p, grad, state.m[name], state.v[name])
+        _adam_update(p, grad, m, v, rate, beta1, beta2, floor)
     return AdamState(state.m, state.v, t)
 
 
-def _flat(a: Array) -> Array:
-    """Return a parameter as the matrix that is contiguous in memory, which is the transpose of a feature-major view."""
-    if a.ndim >= 2 and not a.flags.c_contiguous:
-        a = a.swapaxes(-1, -2)
-    return a.reshape(1, -1) if a.flags.c_contiguous else a
+def _flat(*arrays: Array) -> list[Array]:
+    """Return views of like-shaped arrays in which the first is contiguous, as single rows where all of them are."""
+    # A feature-major parameter is a transposed view.
+    turn = arrays[0].ndim >= 2 and not arrays[0].flags.c_contiguous
+    views = [a.swapaxes(-1, -2) if turn else a for a in arrays]
+    return [a.reshape(1, -1) for a in views] if all(a.flags.c_contiguous for a in views) else views
 
 
 def _adam_update_cpu(
     p: Array, grad: Array, m: Array, v: Array, rate: float, beta1: float, beta2: float, floor: float
 ) -> None:
-    """Work in blocks that stay in the second-level cache: one pass over the five arrays, no temporaries of their size."""
-    if not (p.shape == grad.shape == m.shape == v.shape) or p.shape[0] != 1:
+    """Work in blocks that stay in a core's cache: one pass over the four arrays, no temporaries of their size."""
+    if p.shape[0] != 1:
         _adam_update_formula(p, grad, m, v, rate, beta1, beta2, floor)
         return
-    size = min(BLOCK, p.size)
-    one, two = np.empty(size, p.dtype), np.empty(size, p.dtype)
-    for start in range(0, p.size, BLOCK):
-        part = slice(start, start + BLOCK)
-        g, m_, v_ = grad[0, part], m[0, part], v[0, part]
-        a, b = one[: g.size], two[: g.size]
-        m_ *= beta1
-        np.multiply(g, 1 - beta1, out=a)
-        m_ += a
-        v_ *= beta2
-        np.multiply(g, g, out=a)
-        a *= 1 - beta2
-        v_ += a
-        np.sqrt(v_, out=a)
-        a += floor
-        np.multiply(m_, rate, out=b)
-        b /= a
-        p[0, part] -= b
+
+    def work(part: slice) -> None:
+        _adam_block(p[0, part], grad[0, part], m[0, part], v[0, part], rate, beta1, beta2, floor)
+
+    each(work, row_blocks(p.size, 1, BLOCK))
+
+
+def _adam_block(
+    p: Array, grad: Array, m: Array, v: Array, rate: float, beta1: float, beta2: float, floor: float
+) -> None:
+    a = grad * (1 - beta1)  # (size,), the only scratch
+    m *= beta1
+    m += a
+    np.multiply(grad, grad, out=a)
+    a *= 1 - beta2
+    v *= beta2
+    v += a
+    np.sqrt(v, out=a)
+    a += floor
+    np.divide(m, a, out=a)
+    a *= rate
+    p -= a
 
 
 def _adam_update_formula(

@@ -20,7 +20,7 @@ LAYERS = (
     ("minisae.interventions", "minisae.interpret", "minisae.baselines", "minisae.verify"),
     (
         *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.progress", "minisae.demo", "minisae.bench"),
-        *("minisae.demo_report", "minisae.evaluate", "minisae.gpu.parity", "minisae.gpu.bench"),
+        *("minisae.demo_jobs", "minisae.demo_report", "minisae.evaluate", "minisae.gpu.parity", "minisae.gpu.bench"),
     ),
 )
 """Who may import whom: a module imports from its own layer and from the layers above it in this list."""

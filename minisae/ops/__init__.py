@@ -9,7 +9,7 @@ from minisae.ops.code import (
     fired,
     l0,
 )
-from minisae.ops.dispatch import fallbacks, reference_ops
+from minisae.ops.dispatch import fallbacks, known_false, reference_ops
 from minisae.ops.products import affine, code_slope, decode, weight_slope
 from minisae.ops.rows import geometric_median, normalise_rows, project_rows, row_norms
 from minisae.ops.select import relu, top_k, top_k_among, top_k_mask
@@ -26,11 +26,12 @@ __all__ = [
     "fallbacks",
     "fired",
     "geometric_median",
+    "known_false",
     "l0",
     "normalise_rows",
     "project_rows",
-    "relu",
     "reference_ops",
+    "relu",
     "row_norms",
     "top_k",
     "top_k_among",

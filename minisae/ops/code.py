@@ -1,11 +1,13 @@
 """The sparse code that passes between operations: nearly all of it is zeros, so the zeros are left out."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
 
 from minisae.backend import Array, namespace
+from minisae.ops.blocks import row_blocks
+from minisae.ops.dispatch import twin
 
 
 class SparseCode(NamedTuple):
@@ -32,6 +34,11 @@ class SparseCode(NamedTuple):
         """Return the code as a SciPy matrix on the same memory."""
         return scipy.sparse.csr_array((self.values, self.columns, self.indptr), shape=self.shape)
 
+    def by_latent(self) -> "SparseCode":
+        """Return the transpose ``(d_sae, n)``: the rows in which each latent is active."""
+        turned = self.csr().T.tocsr()
+        return SparseCode(turned.data, turned.indices, turned.indptr, turned.shape)
+
     def rows(self) -> Array:
         """Return the row of each entry ``(nnz,)``."""
         return np.repeat(np.arange(self.shape[0], dtype=np.int32), np.diff(self.indptr))
@@ -41,13 +48,33 @@ Code: TypeAlias = Array | SparseCode
 """A dense code ``(n, d_sae)`` or a :class:`SparseCode`."""
 
 
+def empty_code(shape: tuple[int, int], dtype: Any) -> SparseCode:
+    """Return a code without entries."""
+    return SparseCode(np.zeros(0, dtype), np.zeros(0, np.int32), np.zeros(shape[0] + 1, np.int32), shape)
+
+
 def compress(mask: Array, pre: Array) -> SparseCode:
     """Return the entries of ``pre (n, d_sae)`` at which ``mask (n, d_sae)`` holds."""
     n, d_sae = pre.shape
     where = np.flatnonzero(mask)  # (nnz,)
     indptr = np.searchsorted(where, np.arange(n + 1) * d_sae).astype(np.int32)  # (n+1,)
-    values = pre.reshape(-1)[where]  # (nnz,)
-    return SparseCode(values, (where % d_sae).astype(np.int32), indptr, (n, d_sae))
+    starts = np.arange(n) * d_sae  # (n,)
+    columns = (where - np.repeat(starts, np.diff(indptr))).astype(np.int32)  # (nnz,)
+    return SparseCode(pre.reshape(-1)[where], columns, indptr, (n, d_sae))
+
+
+def stack(parts: list[SparseCode], shape: tuple[int, int]) -> SparseCode:
+    """Return the rows of several codes below each other as one code of this shape."""
+    if len(parts) == 1:
+        return parts[0]
+    before = np.cumsum([0, *(len(part.values) for part in parts)])  # (n_parts+1,)
+    starts = [part.indptr[:-1] + first for part, first in zip(parts, before[:-1], strict=True)]
+    return SparseCode(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.columns for part in parts]),
+        np.concatenate([*starts, before[-1:]]).astype(np.int32),
+        shape,
+    )
 
 
 def dense(f: Code) -> Array:
@@ -55,11 +82,21 @@ def dense(f: Code) -> Array:
     return f.dense() if isinstance(f, SparseCode) else f
 
 
-def fired(f: Code) -> Array:
-    """Return which latents are active in at least one row: bool ``(d_sae,)``."""
+def _fired_cpu(f: Code) -> Array:
     if isinstance(f, SparseCode):
         return np.bincount(f.columns[f.values != 0], minlength=f.shape[1]) > 0
-    return (f != 0).any(axis=-2)
+    seen = np.zeros(f.shape[1], bool)  # (d_sae,)
+    for block in row_blocks(len(f), f.strides[0]):
+        seen |= (f[block] != 0).any(axis=0)
+        if seen.all():
+            break
+    return seen
+
+
+@twin(cpu=_fired_cpu)
+def fired(f: Code) -> Array:
+    """Return which latents are active in at least one row: bool ``(d_sae,)``."""
+    return (dense(f) != 0).any(axis=-2)
 
 
 def column_sum(f: Code) -> Array:
@@ -79,6 +116,8 @@ def row_norms0(f: Code) -> Array:
 
 def add_code(f: Code, other: Code) -> Code:
     """Return the sum of two codes, sparse only if both are."""
+    if isinstance(other, SparseCode) and not len(other.values):
+        return f
     if isinstance(f, SparseCode) and isinstance(other, SparseCode):
         total = (f.csr() + other.csr()).tocsr()
         total.sort_indices()

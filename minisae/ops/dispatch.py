@@ -1,8 +1,8 @@
 """One formula, and beside it a twin for speed.
 
 A function under :func:`twin` has the textbook formula as its body, in the common subset of NumPy and CuPy. On plain
-NumPy matrices its CPU twin runs instead, unless :func:`reference_ops` is on. On a GPU the formula runs and is counted in
-:data:`fallbacks`, so that a missing kernel is never silent.
+NumPy matrices its CPU twin runs instead, unless :func:`reference_ops` is on. On a GPU the formula runs and is counted
+in :data:`fallbacks`, so that a missing kernel is never silent.
 """
 
 import functools
@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+
+from minisae.backend import Array
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +32,14 @@ def reference_ops() -> Iterator[None]:
         yield
     finally:
         _reference.reset(token)
+
+
+def known_false(flag: Array) -> bool:
+    """Return whether a 0-d flag is false and looking is free: on the host, and the formulas are not asked for.
+
+    Work that the flag multiplies by 0 may then be left out.
+    """
+    return isinstance(flag, np.bool_) and not flag and not _reference.get()
 
 
 def twin(*, cpu: Callable[..., Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:

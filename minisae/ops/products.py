@@ -9,13 +9,15 @@ Both weight matrices lie feature-major, so every product runs on views.
 """
 
 import numpy as np
+from scipy.sparse._sparsetools import csr_matvecs  # the public product allocates its result and runs on one thread
 
-from minisae.backend import Array, namespace
+from minisae.backend import Array
+from minisae.ops.blocks import BLOCK_BYTES, each, row_blocks
 from minisae.ops.code import Code, SparseCode, dense
 from minisae.ops.dispatch import twin
 
-GATHER_BYTES = 1 << 20
-"""Size of the decoder rows gathered at a time in :func:`code_slope`: they should stay in the second-level cache."""
+SUM_BYTES = BLOCK_BYTES // 2
+"""Block of a sparse product's result: small, because latents differ much in how often they fire."""
 
 
 def rows_to_columns(a: Array) -> Array:
@@ -23,6 +25,17 @@ def rows_to_columns(a: Array) -> Array:
     return a.swapaxes(-1, -2)
 
 
+def _affine_cpu(x: Array, W_enc: Array, b_enc: Array) -> Array:
+    pre = x @ W_enc  # (n, d_sae)
+
+    def work(block: slice) -> None:
+        pre[block] += b_enc
+
+    each(work, row_blocks(len(pre), pre.strides[0]))
+    return pre
+
+
+@twin(cpu=_affine_cpu)
 def affine(x: Array, W_enc: Array, b_enc: Array) -> Array:
     """Return ``x W_enc + b_enc``: ``(n, d_in), (d_in, d_sae), (d_sae,) -> (n, d_sae)``."""
     pre = x @ W_enc  # (n, d_sae)
@@ -30,8 +43,32 @@ def affine(x: Array, W_enc: Array, b_enc: Array) -> Array:
     return pre
 
 
+def _sparse_product(f: SparseCode, X: Array, into: Array | None = None) -> Array:
+    """Return ``f X``, added to ``into`` in place where it is given: ``(n, m), (m, d) -> (n, d)``."""
+    dtype = np.result_type(f.values, X)
+    index = np.result_type(f.columns, f.indptr)
+    flat = np.ascontiguousarray(X, dtype).reshape(-1)  # (m*d,)
+    values, columns = f.values.astype(dtype, copy=False), f.columns.astype(index, copy=False)
+    indptr = f.indptr.astype(index, copy=False)  # (n+1,)
+    total = np.empty((f.shape[0], X.shape[1]), dtype) if into is None else into  # (n, d)
+
+    def work(block: slice) -> None:
+        part = total[block]  # (rows, d)
+        if into is None:
+            part.fill(0)
+        starts = indptr[block.start : block.stop + 1]  # (rows+1,)
+        csr_matvecs(len(part), f.shape[1], X.shape[1], starts, columns, values, flat, part.reshape(-1))
+
+    each(work, row_blocks(len(total), total.strides[0], SUM_BYTES))
+    return total
+
+
 def _decode_cpu(f: Code, W_dec: Array) -> Array:
-    return f.csr() @ W_dec if isinstance(f, SparseCode) else f @ W_dec
+    if not isinstance(f, SparseCode):
+        return f @ W_dec
+    if not len(f.values):
+        return np.zeros((f.shape[0], W_dec.shape[1]), W_dec.dtype)
+    return _sparse_product(f, W_dec)
 
 
 @twin(cpu=_decode_cpu)
@@ -42,26 +79,50 @@ def decode(f: Code, W_dec: Array) -> Array:
 
 def _code_slope_cpu(f: Code, d_x_hat: Array, W_dec: Array, d_f: Array | None = None) -> Code:
     if isinstance(f, SparseCode):
-        return _code_slope_sparse(f, d_x_hat, W_dec, d_f)
+        return _code_slope_sparse(f, d_x_hat, W_dec, d_f) if len(f.values) else f
     d_pre = d_x_hat @ W_dec.T  # (n, d_sae)
-    if d_f is not None:
-        d_pre += d_f
-    d_pre *= f != 0
+    wide = None if d_f is None else np.broadcast_to(np.asarray(d_f, d_pre.dtype), d_pre.shape)  # (n, d_sae)
+
+    def work(block: slice) -> None:
+        part = d_pre[block]  # (rows, d_sae)
+        if wide is not None:
+            part += wide[block]
+        part *= f[block] != 0
+
+    each(work, row_blocks(len(d_pre), d_pre.strides[0]))
     return d_pre
 
 
 def _code_slope_sparse(f: SparseCode, d_x_hat: Array, W_dec: Array, d_f: Array | None) -> SparseCode:
-    rows = f.rows()  # (nnz,)
+    """Gather the decoder rows of a few rows' latents at a time; rows of like counts together, to pad little."""
+    counts = np.diff(f.indptr)  # (n,)
+    order = np.argsort(-counts, kind="stable")  # (n,)
     slope = np.empty_like(f.values)  # (nnz,)
-    step = max(1, GATHER_BYTES // (W_dec.shape[1] * W_dec.itemsize))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        np.einsum("ij,ij->i", d_x_hat[rows[part]], W_dec[f.columns[part]], out=slope[part])
+
+    def work(block: slice) -> None:
+        rows = order[block]  # (rows,)
+        width = np.arange(counts[rows[0]])  # (width,)
+        place = f.indptr[rows][:, None] + width  # (rows, width)
+        real = width < counts[rows][:, None]  # (rows, width)
+        gathered = W_dec.take(f.columns.take(place, mode="clip"), axis=0)  # (rows, width, d_in)
+        slope[place[real]] = np.vecdot(gathered, d_x_hat[rows][:, None])[real]
+
+    each(work, _like_counts(counts[order], BLOCK_BYTES // W_dec.strides[0]))
     if d_f is not None:
-        wide = np.broadcast_to(d_f, f.shape)  # (n, d_sae)
-        slope += wide[rows, f.columns]
+        d_f = np.asarray(d_f, slope.dtype)  # an array of any shape that broadcasts
+        slope += d_f if d_f.ndim == 0 else np.broadcast_to(d_f, f.shape)[f.rows(), f.columns]
     slope *= f.values != 0
     return f._replace(values=slope)
+
+
+def _like_counts(falling: Array, budget: int) -> list[slice]:
+    """Cut rows whose counts ``(n,)`` fall into slices of at most ``budget`` padded entries; no empty rows."""
+    blocks, start, active = [], 0, int(np.count_nonzero(falling))
+    while start < active:
+        stop = min(start + max(1, budget // int(falling[start])), active)
+        blocks.append(slice(start, stop))
+        start = stop
+    return blocks
 
 
 @twin(cpu=_code_slope_cpu)
@@ -83,13 +144,16 @@ def code_slope(f: Code, d_x_hat: Array, W_dec: Array, d_f: Array | None = None) 
 
 
 def _weight_slope_cpu(f: Code, d: Array, into: Array | None = None) -> Array:
-    if isinstance(f, SparseCode):
-        if into is not None and not len(f.values):
-            return into
-        by_latent = f.csr().T.tocsr()
-        d_W = by_latent @ d  # (d_sae, d_in)
-    else:
+    if not isinstance(f, SparseCode):
         d_W = f.T @ d  # (d_sae, d_in)
+    elif into is None:
+        return _sparse_product(f.by_latent(), d)
+    elif not len(f.values):
+        return into
+    elif into.flags.c_contiguous and into.dtype == np.result_type(f.values, d):
+        return _sparse_product(f.by_latent(), d, into)
+    else:
+        d_W = _sparse_product(f.by_latent(), d)  # (d_sae, d_in)
     if into is None:
         return d_W
     into += d_W

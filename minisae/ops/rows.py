@@ -3,10 +3,8 @@
 import numpy as np
 
 from minisae.backend import Array, namespace
+from minisae.ops.blocks import each, row_blocks
 from minisae.ops.dispatch import twin
-
-BLOCK_BYTES = 1 << 19
-"""Rows are handled in blocks of this size on a CPU, so that one pass through memory serves all their arithmetic."""
 
 
 def row_norms(W: Array) -> Array:
@@ -15,16 +13,13 @@ def row_norms(W: Array) -> Array:
     return xp.sqrt(xp.square(W).sum(axis=-1))
 
 
-def _blocks(W: Array) -> list[slice]:
-    step = max(1, BLOCK_BYTES // (W.shape[1] * W.itemsize))
-    return [slice(start, start + step) for start in range(0, len(W), step)]
-
-
 def _normalise_rows_cpu(W: Array) -> None:
-    for block in _blocks(W):
-        part = W[block]  # (rows, d_in)
-        norms = np.sqrt(np.einsum("ij,ij->i", part, part))  # (rows,)
-        part /= np.where(norms > 0, norms, 1)[:, None]
+    each(lambda block: _normalise_block(W[block]), row_blocks(len(W), W.strides[0]))
+
+
+def _normalise_block(W: Array) -> None:
+    norms = np.sqrt(np.einsum("ij,ij->i", W, W))  # (rows,)
+    W /= np.where(norms > 0, norms, 1)[:, None]
 
 
 @twin(cpu=_normalise_rows_cpu)
@@ -35,11 +30,13 @@ def normalise_rows(W: Array) -> None:
 
 
 def _project_rows_cpu(d_W: Array, W: Array) -> None:
-    for block in _blocks(W):
-        slope, row = d_W[block], W[block]
-        square = np.einsum("ij,ij->i", row, row)  # (rows,)
-        along = np.einsum("ij,ij->i", slope, row) / np.where(square > 0, square, 1)  # (rows,)
-        slope -= along[:, None] * row
+    each(lambda block: _project_block(d_W[block], W[block]), row_blocks(len(W), W.strides[0]))
+
+
+def _project_block(d_W: Array, W: Array) -> None:
+    square = np.einsum("ij,ij->i", W, W)  # (rows,)
+    along = np.einsum("ij,ij->i", d_W, W) / np.where(square > 0, square, 1)  # (rows,)
+    d_W -= along[:, None] * W
 
 
 @twin(cpu=_project_rows_cpu)
@@ -55,7 +52,7 @@ def project_rows(d_W: Array, W: Array) -> None:
 
 
 def geometric_median(x: Array, *, iterations: int = 100, tolerance: float = 1e-6) -> Array:
-    """Return the point ``(d_in,)`` with the least summed distance to the rows of ``x (n, d_in)``: Weiszfeld's iteration.
+    """Return the point ``(d_in,)`` of least summed distance to the rows of ``x (n, d_in)``: Weiszfeld's iteration.
 
     Starts at the mean. A row nearer than ``1e-12`` times the mean distance counts with that distance, so a row that
     equals the iterate does no harm. Stops when the move is below ``tolerance`` times the mean distance. Runs on the

@@ -77,17 +77,17 @@ def encode(params: Params, x: Array, cfg: Config) -> Code:
 def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
     """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead`` is not used by this variant."""
     seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
-    f = relu(pre)
+    f = relu(pre)  # (n, d_sae)
     return Out(linear.reconstruct(params, f), f, pre), Cache(seen, f)
 
 
 def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *, want_x: bool = False) -> Params:
     """Return the gradient of every parameter for slopes on any of the outputs; with ``want_x`` also that of ``x``."""
-    f = cache.f
+    f = cache.f  # (n, d_sae)
     d_x_hat = slopes["x_hat"] if "x_hat" in slopes else namespace(cache.seen).zeros_like(cache.seen)  # (n, d_in)
-    d_pre = code_slope(f, d_x_hat, params["W_dec"], slopes.get("f"))
+    d_pre = code_slope(f, d_x_hat, params["W_dec"], slopes.get("f"))  # (n, d_sae)
     if "pre" in slopes:
-        d_pre = add_code(d_pre, slopes["pre"])
+        d_pre = add_code(d_pre, slopes["pre"])  # (n, d_sae)
     return linear.backward(params, cache.seen, f, d_pre, d_x_hat, subtract_b_dec=cfg.subtract_b_dec, want_x=want_x)
 
 
@@ -95,7 +95,7 @@ def objective(
     params: Params, out: Out, y: Array, cfg: Config, *, sparsity: float = 1.0, dead: Array | None = None
 ) -> dict[str, losses.Term]:
     """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is the warm-up factor of λ."""
-    W_dec = params["W_dec"] if cfg.l1_weight == "decoder_norm" else None
+    W_dec = params["W_dec"] if cfg.l1_weight == "decoder_norm" else None  # (d_sae, d_in), if any
     return {
         "mse": losses.mse(out.x_hat, y, reduction=cfg.reduction),
         "l1": losses.l1(out.f, coefficient=cfg.l1 * sparsity, W_dec=W_dec),

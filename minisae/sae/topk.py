@@ -96,10 +96,10 @@ def encode(params: Params, x: Array, cfg: Config) -> Code:
 def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
     """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead``, bool ``(d_sae,)``, asks for ``aux``."""
     seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
-    f = top_k(pre, cfg.k)
+    f = top_k(pre, cfg.k)  # (n, d_sae)
     f_aux = aux = None
     if dead is not None:
-        f_aux = top_k_among(pre, min(cfg.k_aux or max(1, cfg.d_in // 2), cfg.d_sae), dead)
+        f_aux = top_k_among(pre, min(cfg.k_aux or max(1, cfg.d_in // 2), cfg.d_sae), dead)  # (n, d_sae)
         aux = decode_code(f_aux, params["W_dec"])  # (n, d_in)
     return Out(linear.reconstruct(params, f), f, pre, aux), Cache(seen, f, f_aux)
 
@@ -111,12 +111,12 @@ def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *
     """
     f, f_aux, W_dec = cache.f, cache.f_aux, params["W_dec"]  # (d_sae, d_in) last
     d_x_hat = slopes["x_hat"] if "x_hat" in slopes else namespace(cache.seen).zeros_like(cache.seen)  # (n, d_in)
-    d_pre = code_slope(f, d_x_hat, W_dec, slopes.get("f"))
+    d_pre = code_slope(f, d_x_hat, W_dec, slopes.get("f"))  # (n, d_sae)
     if "pre" in slopes:
-        d_pre = add_code(d_pre, slopes["pre"])
+        d_pre = add_code(d_pre, slopes["pre"])  # (n, d_sae)
     has_aux = f_aux is not None and "aux" in slopes
     if has_aux and cfg.auxk_reach != "decoder":
-        d_pre = add_code(d_pre, code_slope(f_aux, slopes["aux"], W_dec))
+        d_pre = add_code(d_pre, code_slope(f_aux, slopes["aux"], W_dec))  # (n, d_sae)
     grads = linear.backward(params, cache.seen, f, d_pre, d_x_hat, subtract_b_dec=cfg.subtract_b_dec, want_x=want_x)
     if has_aux:
         weight_slope(f_aux, slopes["aux"], into=grads["W_dec"])
