@@ -1,0 +1,279 @@
+"""What each command does: arguments in, text and numbers out. Nothing here prints; :mod:`minisae.cli` does."""
+
+import argparse
+import contextlib
+import json
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata as packages
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minisae import checkpoint, runs
+from minisae.backend import resolve
+from minisae.cache import Cache, Filters, Source, array_source, as_source, open_cache, split
+from minisae.cache import commands as cache_commands
+from minisae.cache.stream import ArraySource, View
+from minisae.conventions import SWITCHES
+from minisae.errors import InputError
+from minisae.evaluate import MEANING, Rows, evaluate, held_out_rows, in_order, model_numbers
+from minisae.interop.files import read_json
+from minisae.models import CharGPT
+from minisae.models import load as load_model
+from minisae.ops import reference_ops
+from minisae.progress import progress, say
+from minisae.sae import variant
+from minisae.train import Diverged, Record, Run
+
+Options = argparse.Namespace
+
+
+class Result(NamedTuple):
+    """What a command has to say."""
+
+    text: str
+    """For people."""
+    numbers: Mapping[str, Any]
+    """For ``--json``."""
+    status: int = 0
+
+
+class Stopped(Exception):
+    """Ctrl-C, after a checkpoint was saved."""
+
+
+def demo_(options: Options) -> Result:
+    """Take a real language model's activations apart: train, evaluate, draw, explain."""
+    from minisae import demo  # it draws: matplotlib is imported where it is needed
+
+    return Result(*demo.run(options.out))
+
+
+def train_(options: Options) -> Result:
+    """Train a sparse autoencoder on an activation cache."""
+    chosen = pairs(options.set, "--set")
+    for name in ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype"):
+        if name in chosen:
+            raise InputError(f"--set: {name} has its own option, --{name.replace('_', '-')}")
+    backend = resolve(options.backend)
+    source, selection = _training_rows(options)
+    reference = reference_ops() if options.reference else contextlib.nullcontext()
+    with _interruptible() as asked, progress("train", options.steps, unit="steps") as move, reference:
+
+        def hook(run: Run, record: Record) -> None:
+            move(run.step, f"loss {record['loss']:.4g}, R² {record['r2']:.4f}, L0 {record['l0']:.1f}")
+
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is found by the training
+                sae = runs.train(
+                    source,
+                    variant=options.variant,
+                    d_sae=options.d_sae,
+                    steps=options.steps,
+                    batch_size=options.batch_size,
+                    lr=options.lr,
+                    seed=options.seed,
+                    k=options.k,
+                    l1=options.l1,
+                    options={"dtype": options.dtype, **chosen},
+                    backend=backend,
+                    out=options.out,
+                    resume=options.resume,
+                    metadata={"selection": selection},
+                    hooks=[hook],
+                    stop=lambda: bool(asked),
+                )
+        except Diverged as error:
+            error.args = (f"{error}; the checkpoint of step {_saved_step(options.out)} is kept in {options.out}",)
+            raise
+    step = _saved_step(options.out)
+    if asked and step < options.steps:
+        raise Stopped(f"stopped at step {step}; the checkpoint is in {options.out}, go on with --resume")
+    last = runs.read_records(options.out)[-1]
+    text = (
+        f"{options.out}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents, {step} steps; last batch: "
+        f"R² {last['r2']:.4f}, L0 {last['l0']:.1f}, {last['dead']:.0f} dead latents"
+    )
+    return Result(text, {"run": str(options.out), "variant": sae.variant, "cfg": sae.cfg._asdict(), **last})
+
+
+def _training_rows(options: Options) -> tuple[Source, dict[str, Any]]:
+    """Return the rows to train on, and what must be known to find the others again."""
+    filters = Filters(options.skip_positions, options.max_norm, drop_nonfinite=options.drop_nonfinite)
+    data = _opened(options.cache, verify=True)
+    source = as_source(data, hook=options.hook, filters=filters, budget=options.budget * 2**20)
+    selection: dict[str, Any] = {"filters": filters._asdict(), "hook": options.hook, "held_out": options.held_out}
+    if options.held_out and isinstance(source, View | ArraySource):
+        source = split(source, held_out=options.held_out, seed=options.seed).train
+    return source, selection | {"seed": options.seed}
+
+
+def _opened(path: Path, *, verify: bool) -> Cache | np.ndarray:
+    """Open a cache, or map an ``.npy`` array."""
+    if path.suffix != ".npy":
+        return open_cache(path, verify=verify)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)  # (n, d_in)
+        return array
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected an array in .npy format, got {error}") from None
+
+
+def _saved_step(folder: Path) -> int:
+    return int(read_json(folder / checkpoint.RUN)["step"])
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[list[int]]:
+    """Give a list that is no longer empty after the first Ctrl-C; the second one interrupts."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def eval_(options: Options) -> Result:
+    """Measure an autoencoder on the rows that it was not trained on."""
+    sae = checkpoint.load(options.path).to(resolve(options.backend))
+    model = _model(options.model) if options.model else None
+    data = _opened(options.cache, verify=False)
+    rows = held_out_rows(sae, data) if isinstance(data, Cache) else Rows(array_source(data), f"all {len(data)} rows")
+    if rows.source.d_in != sae.cfg.d_in:
+        raise InputError(f"{options.cache}: expected rows of width d_in = {sae.cfg.d_in}, got {rows.source.d_in}")
+    with progress("eval", rows.source.rows) as move:
+        found = evaluate(sae, rows.source, progress=move)
+    numbers = found.numbers
+    if model is not None:
+        if not isinstance(rows.source, View):
+            raise InputError(f"--model: expected an activation cache with tokens beside it, got {options.cache}")
+        with progress("model", rows.source.rows, unit="tokens") as move:
+            numbers |= model_numbers(sae, model, rows.source, found.mean, progress=move)
+    numbers = in_order(numbers)
+    about = {"run": str(options.path), "variant": sae.variant, "cfg": sae.cfg._asdict(), "how": rows.how}
+    head = f"{options.path}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents\n{rows.how}\n"
+    return Result(f"{head}\n{table(numbers)}", {**about, "metrics": numbers})
+
+
+def table(numbers: Mapping[str, float]) -> str:
+    """Return numbers as lines of name, value and meaning."""
+    wide = max(map(len, numbers))
+    return "\n".join(f"{name:<{wide}}  {_number(value):>10}  {MEANING[name]}" for name, value in numbers.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def _model(name: str) -> CharGPT:
+    path = Path(name)
+    if name != "char_gpt" and not path.exists():
+        raise InputError(f"--model: expected char_gpt or a file of its weights, got {name!r}")
+    return load_model(None if name == "char_gpt" else path)
+
+
+def cache_import_(options: Options) -> Result:
+    """Bring activations of any known format into a cache."""
+    filters = Filters(
+        options.skip_positions,
+        options.max_norm,
+        tuple(options.drop_tokens),
+        tuple(options.keep_tokens),
+        options.drop_nonfinite,
+    )
+    with progress("import", None) as move:
+        cache = cache_commands.import_(
+            options.sources,
+            options.out,
+            keys=options.key,
+            source_dtype=options.source_dtype,
+            dtype=options.dtype,
+            shard_rows=options.shard_rows,
+            filters=filters,
+            meta=pairs(options.meta, "--meta"),
+            progress=lambda done, total: move(done, ""),
+        )
+    return cache_info_(argparse.Namespace(path=cache.path))
+
+
+def cache_info_(options: Options) -> Result:
+    """Describe an activation cache."""
+    about = cache_commands.info(options.path)
+    return Result(cache_commands.info_text(about), about)
+
+
+def cache_check_(options: Options) -> Result:
+    """Verify every byte of a cache against its checksums."""
+    problems = cache_commands.check(options.path)
+    text = "\n".join(problems) or f"{options.path}: sound"
+    return Result(text, {"path": str(options.path), "problems": problems}, int(bool(problems)))
+
+
+def info_(options: Options) -> Result:
+    """Show versions and devices, or what a trained autoencoder computes."""
+    return _sae_info(options.path) if options.path else _machine_info()
+
+
+def _machine_info() -> Result:
+    try:
+        resolve("cupy")
+        device = "CuPy sees a device"
+    except InputError as error:
+        device = str(error).partition("but ")[2]
+    versions = {name: _version(name) for name in ("scipy", "matplotlib", "ml_dtypes", "safetensors", "cupy", "torch")}
+    known = {**runs.machine(), "gpu": device, "backend": resolve(None), **versions}
+    return Result("\n".join(f"{name:<12} {value}" for name, value in known.items()), known)
+
+
+def _version(name: str) -> str:
+    """Return the version of an installed package; its distribution may have another name (cupy-cuda13x)."""
+    found = packages.packages_distributions().get(name, ())
+    return packages.version(found[0]) if found else "not installed"
+
+
+def _sae_info(path: Path) -> Result:
+    unfinished = (path / checkpoint.RUN).exists() and not (path / "cfg.json").exists()
+    if unfinished:
+        run, info = runs.load_run(path)
+        name, cfg, more = run.variant, run.cfg, {"step": f"{run.step} of {run.recipe.steps}", **info["source"]}
+    else:
+        sae = checkpoint.load(path)
+        name, cfg, more = sae.variant, sae.cfg, sae.metadata
+    formula = [line for line in (variant(name).__doc__ or "").split("\n\n")[1].splitlines() if line.startswith("    ")]
+    lines = [f"{path}: {name}", "", *formula, ""]
+    for key, value in cfg._asdict().items():
+        lines.append(f"{key:<15} {value!s:<14} {SWITCHES[key].says if key in SWITCHES else ''}".rstrip())
+    lines += ["", *(f"{key:<15} {value}" for key, value in more.items())]
+    numbers = {"path": str(path), "variant": name, "cfg": cfg._asdict(), "formula": formula, "metadata": more}
+    return Result("\n".join(lines), numbers)
+
+
+def bench_(options: Options) -> Result:
+    """Time a training step on this machine, beside its floor and beside others."""
+    from minisae import bench  # it starts processes of its own; nothing else needs it
+
+    report = bench.bench(against=options.against, progress=say)
+    return Result(bench.table(report), report, int(not report["agrees"]))
+
+
+def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` words as a dict; values are read as JSON where they are JSON, else as text."""
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise InputError(f"{flag}: expected NAME=VALUE, got {word!r}")
+        try:
+            found[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

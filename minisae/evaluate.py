@@ -1,0 +1,229 @@
+"""What ``minisae eval`` measures: every metric that an autoencoder, a cache and perhaps a model allow.
+
+Rows are read in the order of the cache, a chunk at a time. Those that count are the held-out documents, found again by
+the split that the run's metadata names; on another cache, or where nothing was held out, all rows count, and the result
+says so.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from minisae.backend import Array, backend_of, to_device, to_host
+from minisae.cache import Cache, Filters, View, split, view
+from minisae.cache.index import kept_rows
+from minisae.cache.reader import read_column
+from minisae.cache.stream import ArraySource
+from minisae.checkpoint import SAE
+from minisae.errors import InputError
+from minisae.interventions import Coder, averaged, effects, from_position, spliced, zeroed
+from minisae.metrics import Totals, cosine_structure, measure, merge, recovered_report, report, share_above
+from minisae.models import CharGPT
+
+CHUNK = 8192
+Progress = Callable[[int], None]
+
+MEANING = {
+    "rows": "rows evaluated",
+    "pooled_r2": "share of the variance about the mean row that is explained; 1 is perfect",
+    "squared_error_per_row": "mean squared distance of a reconstruction from its row",
+    "squared_error_per_element": "the same, divided by d_in",
+    "mean_of_ratios_legacy": "explained variance as SAELens computed it until 6.39",
+    "frac_variance_explained": "as dictionary_learning computes it: a constant bias is free",
+    "saebench_0_6_explained_variance": "as SAEBench 0.6 computes it: depends on the units of the rows",
+    "overcomplete_r2": "as overcomplete computes it, about the mean of all entries",
+    "openai_about_zero": "1 - normalised error, about zero instead of the mean",
+    "cosine_similarity": "mean cosine between a row and its reconstruction",
+    "l2_ratio": "mean norm of a reconstruction over its row's; below 1 is shrinkage",
+    "relative_reconstruction_bias": "below 1 is shrinkage",
+    "l0": "mean number of active latents a row",
+    "l1": "mean sum of the code of a row",
+    "dead_fraction": "share of latents silent on all these rows",
+    "density_above_0.01": "share of latents active in more than 1 % of the rows",
+    "density_above_0.1": "share of latents active in more than 10 % of the rows",
+    "density_median": "median share of rows in which a latent is active",
+    "decoder_coherence": "largest absolute cosine between two decoder rows",
+    "decoder_mean_max_cosine": "mean over latents of the largest absolute cosine with another",
+    "decoder_rms_cosine": "root mean square cosine between two decoder rows",
+    "welch_bound": "least coherence possible at this size",
+    "ce_clean": "cross-entropy of the model as it is, nats a token",
+    "ce_sae": "with the reconstruction spliced in",
+    "ce_zero_ablation": "with the activation put to zero",
+    "ce_mean_ablation": "with the activation put to its mean",
+    "ce_recovered_vs_zero_ablation": "1: as good as the clean model, 0: as bad as zero",
+    "ce_recovered_vs_mean_ablation": "1: as good as the clean model, 0: as bad as the mean",
+    "kl_sae": "KL divergence from the clean model's prediction, nats a token",
+    "kl_zero_ablation": "the same with the activation put to zero",
+    "kl_mean_ablation": "the same with the activation put to its mean",
+    "kl_recovered_vs_zero_ablation": "1 - kl_sae / kl_zero_ablation",
+    "kl_recovered_vs_mean_ablation": "1 - kl_sae / kl_mean_ablation",
+}
+"""Every number an evaluation can hold, in the order of its table, with what it means."""
+
+
+class Rows(NamedTuple):
+    """Rows to evaluate on."""
+
+    source: View | ArraySource
+    how: str
+    """Which ones, in words."""
+
+
+class Evaluation(NamedTuple):
+    """What was measured on some rows."""
+
+    numbers: dict[str, float]
+    """By the names of :data:`MEANING`."""
+    totals: Totals
+    """Sums over the rows; ``density`` among them."""
+    mean: Array
+    """Mean row ``(d_in,)``, float64, on the host."""
+
+
+def held_out_rows(sae: SAE, cache: Cache) -> Rows:
+    """Return the rows of a cache that ``sae`` was not trained on, as far as its metadata tells."""
+    known = sae.metadata
+    chosen = known.get("selection", {})
+    filters = Filters(**chosen.get("filters", {}))
+    source = view(cache, hook=chosen.get("hook"), filters=filters)
+    if known.get("cache") != cache.identity:
+        return Rows(source, f"all {source.rows} rows of a cache that training did not see")
+    if not chosen.get("held_out"):
+        return Rows(source, f"all {source.rows} rows: the autoencoder was trained on them, nothing was held out")
+    parts = split(source, held_out=chosen["held_out"], seed=chosen["seed"])
+    return Rows(parts.held_out, f"held out: {parts.how}")
+
+
+def evaluate(coder: Coder | SAE, source: View | ArraySource, *, progress: Progress | None = None) -> Evaluation:
+    """Measure reconstructions and codes of all rows of ``source``, in two passes: the mean row, then all else.
+
+    Parameters
+    ----------
+    coder : an autoencoder, or a baseline with ``encode`` and ``decode``
+    source : rows to read
+    progress : called with the number of rows done
+
+    Raises
+    ------
+    InputError
+        If the widths differ.
+    """
+    mean = sum(chunk.x.sum(axis=0, dtype=np.float64) for chunk in source.chunks(CHUNK)) / source.rows  # (d_in,)
+    totals: Totals | None = None
+    for chunk in source.chunks(CHUNK):
+        part = _measure(coder, chunk.x, mean)
+        totals = part if totals is None else merge(totals, part)
+        if progress:
+            progress(totals.rows)
+    if totals is None:
+        raise InputError("source: expected rows to evaluate, got none")
+    numbers = report(totals)
+    if isinstance(coder, SAE):
+        density = to_host(totals.density)  # (d_sae,)
+        numbers |= {f"density_above_{share}": share_above(density, share) for share in (0.01, 0.1)}
+        numbers |= {"density_median": float(np.median(density))} | geometry(coder.params["W_dec"])
+    return Evaluation(in_order(numbers), totals, mean)
+
+
+def _measure(coder: Coder | SAE, x: np.ndarray, mean: np.ndarray) -> Totals:
+    if not isinstance(coder, SAE):
+        f = coder.encode(x)  # (n, d_sae)
+        return measure(x, coder.decode(f), f, center=mean)
+    backend = backend_of(coder.params["W_dec"])
+    here = to_device(x, backend)  # (n, d_in)
+    code = coder.encode(here, sparse=True)  # a code (n, d_sae)
+    return measure(here, coder.decode(code), code, center=to_device(mean, backend))
+
+
+def geometry(W_dec: Array) -> dict[str, float]:
+    """Return the cosine structure of decoder rows ``(d_sae, d_in)`` in four numbers."""
+    found = cosine_structure(W_dec)
+    return {
+        "decoder_coherence": found.coherence,
+        "decoder_mean_max_cosine": float(found.max_abs.mean()),
+        "decoder_rms_cosine": found.rms,
+        "welch_bound": found.welch_bound,
+    }
+
+
+def in_order(numbers: dict[str, float]) -> dict[str, float]:
+    """Return the numbers in the order of :data:`MEANING`."""
+    return {name: numbers[name] for name in MEANING if name in numbers}
+
+
+class Document(NamedTuple):
+    """A document as a cache holds it."""
+
+    first: int
+    """Its first row in the cache."""
+    tokens: np.ndarray
+    """``(c,)`` int32."""
+
+
+def documents_of(source: View, n_ctx: int) -> list[Document]:
+    """Return every document that has rows in ``source``, with its filtered rows too.
+
+    Raises
+    ------
+    InputError
+        If the cache has no such columns, or not the whole documents in windows of ``n_ctx``.
+    """
+    cache = source.kept.cache
+    missing = [name for name in ("doc_id", "position", "token") if name not in cache.manifest.columns]
+    if missing:
+        raise InputError(f"{cache.path}: expected columns doc_id, position, token for a model, got no {missing[0]}")
+    shards = range(len(cache.shards))
+    doc_id, position, token = (
+        np.concatenate([read_column(cache, shard, name) for shard in shards])
+        for name in ("doc_id", "position", "token")
+    )
+    kept = np.concatenate([kept_rows(source.kept, shard) for shard in shards])  # (rows,)
+    documents = []
+    for number in np.unique(doc_id[kept]).tolist():
+        at = np.flatnonzero(doc_id == number)  # (c,)
+        if not np.array_equal(position[at], np.arange(len(at)) % n_ctx) or at[-1] - at[0] != len(at) - 1:
+            raise InputError(f"{cache.path}: expected document {number} whole, in windows of {n_ctx} positions")
+        documents.append(Document(int(at[0]), token[at]))
+    return documents
+
+
+def model_numbers(
+    sae: SAE, model: CharGPT, source: View, mean: Array, *, progress: Progress | None = None
+) -> dict[str, float]:
+    """Splice ``sae`` into ``model`` and return what its predictions lose, beside two ablations.
+
+    The model reads the documents of ``source``, whose tokens and hook the cache knows. Positions that training skipped
+    are left as they are, under every replacement. The mean is that of the rows of ``source``.
+
+    Raises
+    ------
+    InputError
+        If the cache does not know its hook or tokens, or holds activations of another model.
+    """
+    cache = source.kept.cache
+    hook = cache.manifest.meta.get("hook") or source.kept.hooks[0].removeprefix("acts.")
+    documents = documents_of(source, model.cfg.n_ctx)
+    check_same_model(model, source, hook, documents[0])
+    skip = sae.metadata.get("selection", {}).get("filters", {}).get("skip_positions", 0)
+    replacements = {"sae": spliced(sae), "zero": zeroed, "mean": averaged(mean)}
+    found = effects(
+        model,
+        [document.tokens for document in documents],
+        hook,
+        {name: from_position(skip, replacement) for name, replacement in replacements.items()},
+        progress=progress,
+    )
+    ce = {f"ce_{name}": effect.cross_entropy for name, effect in found.items()}
+    return recovered_report(**ce, **{f"kl_{name}": effect.kl for name, effect in found.items() if name != "clean"})
+
+
+def check_same_model(model: CharGPT, source: View, hook: str, document: Document) -> None:
+    """Refuse a model whose activations on a document's start are not those of the cache, within 2 %."""
+    cache = source.kept.cache
+    tokens = document.tokens[None, : model.cfg.n_ctx]  # (1, t)
+    stored = view(cache, hook=source.kept.hooks[0]).read(document.first, document.first + tokens.size).x  # (t, d_in)
+    out = model.forward(to_device(tokens, backend_of(model.params["embed.W_E"])), read=(hook,))
+    own = to_host(out.activations[hook])[0]  # (t, d)
+    if own.shape != stored.shape or np.linalg.norm(own - stored) > 0.02 * np.linalg.norm(own):
+        raise InputError(f"{cache.path}: expected activations of {model.name} at {hook}, got others")

@@ -1,0 +1,353 @@
+"""The command line: what works, and wrong use as one line on standard error with its exit status."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minisae
+from minisae import cli, commands
+from minisae.cache import write_cache
+from minisae.interop import files
+from tests.language import small_model, small_texts, text_cache
+
+N, D = 997, 13
+RNG = np.random.default_rng(0)
+SIZES = ["--d-sae", "37", "--k", "3", "--steps", "30", "--batch-size", "101", "--lr", "0.005", "--seed", "2"]
+SETTINGS = [*SIZES, "--set", "log_every=5", "--set", "save_every=7", "--set", "dead_after=500"]
+
+
+def rows(n=N, d=D):
+    return RNG.standard_normal((n, d)).astype(np.float32)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    known = {"doc_id": np.arange(N) // 97, "position": np.arange(N) % 97, "token": np.arange(N) % 31}
+    write_cache(tmp_path / "cache", [{"acts": rows(), **known}], shard_rows=301)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; give exit status, standard output, lines of standard error."""
+
+    def run_(*words):
+        status = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return status, said.out, said.err.splitlines()
+
+    return run_
+
+
+@pytest.fixture
+def refused(run):
+    """Expect exit status 2 and one line that holds some words; nothing on standard output."""
+
+    def refused_(words, *expected, status=2, lines=1):
+        got, out, err = run(*words)
+        assert (got, out) == (status, ""), err
+        assert len(err) == lines, err
+        for word in expected:
+            assert word in err[-1], err
+        return err[-1]
+
+    return refused_
+
+
+def bits(folder):
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def test_train_and_eval(cache, tmp_path, run):
+    status, out, err = run("train", cache, "--out", tmp_path / "run", "--held-out", "0.3", *SETTINGS)
+    assert status == 0
+    assert "topk, 13 → 37 latents, 30 steps" in out
+    assert sum("R²" in line for line in err) == 6
+    status, out, _ = run("eval", tmp_path / "run", "--cache", cache, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["how"].startswith("held out: 3 of 11 documents, 291 of 997 rows")
+    assert found["metrics"]["rows"] == 291
+    assert found["metrics"]["l0"] <= 3
+    status, out, _ = run("eval", tmp_path / "run", "--cache", cache)
+    assert "pooled_r2" in out
+    assert "share of the variance" in out
+
+
+def test_train_says_what_it_trained_as_json(cache, tmp_path, run):
+    _, out, _ = run("train", cache, "--out", tmp_path / "run", "--json", *SETTINGS)
+    found = json.loads(out)
+    assert (found["variant"], found["cfg"]["k"], found["step"]) == ("topk", 3, 30)
+
+
+def test_relu_by_name_with_options(cache, tmp_path, run):
+    words = ["train", cache, "--out", tmp_path / "run", "--variant", "relu", "--l1", "0.5", "--d-sae", "37"]
+    words += ["--steps", "5", "--set", "l1_weight=decoder_norm", "--set", "decoder=free", "--dtype", "float64"]
+    assert run(*words, "--reference", "--budget", "1")[0] == 0
+    sae = minisae.load(tmp_path / "run")
+    assert (sae.cfg.l1, sae.cfg.decoder, sae.params["W_dec"].dtype) == (0.5, "free", np.float64)
+
+
+def test_resume_gives_the_same_bits_as_one_run(cache, tmp_path, run, monkeypatch):
+    assert run("train", cache, "--out", tmp_path / "whole", *SETTINGS)[0] == 0
+    train, asked = commands.runs.train, iter(range(100))
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.runs, "train", lambda *a, **k: train(*a, **{**k, "stop": lambda: next(asked) >= 17}))
+        run("train", cache, "--out", tmp_path / "cut", *SETTINGS)
+    assert commands._saved_step(tmp_path / "cut") == 17
+    assert run("train", cache, "--out", tmp_path / "cut", "--resume", *SETTINGS)[0] == 0
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def test_eval_with_a_model(tmp_path, run, monkeypatch):
+    model = small_model()
+    text_cache(tmp_path / "cache", model, small_texts())
+    monkeypatch.setattr(commands, "load_model", lambda path: model)
+    train = ["train", tmp_path / "cache", "--out", tmp_path / "run", "--held-out", "0.4", "--skip-positions", "2"]
+    assert run(*train, *SETTINGS)[0] == 0
+    status, out, _ = run("eval", tmp_path / "run", "--cache", tmp_path / "cache", "--model", "char_gpt", "--json")
+    assert status == 0
+    assert json.loads(out)["metrics"]["ce_zero_ablation"] > 0
+
+
+def test_cache_import_info_check(tmp_path, run):
+    np.save(tmp_path / "a.npy", rows())
+    status, out, _ = run("cache", "import", tmp_path / "a.npy", "--out", tmp_path / "c", "--meta", "model=toy")
+    assert status == 0
+    assert "toy" in out
+    _, out, _ = run("cache", "info", tmp_path / "c", "--json")
+    assert json.loads(out)["rows"] == N
+    status, out, _ = run("cache", "check", tmp_path / "c")
+    assert (status, out.strip().endswith("sound")) == (0, True)
+    flip(tmp_path / "c" / "shard-000000.safetensors")
+    status, out, _ = run("cache", "check", tmp_path / "c")
+    assert status == 1
+    assert "shard-000000.safetensors" in out
+
+
+def flip(path, at=-100):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_info(cache, tmp_path, run):
+    _, out, _ = run("info")
+    assert {"minisae", "numpy", "blas", "gpu"} <= {line.split()[0] for line in out.splitlines()}
+    run("train", cache, "--out", tmp_path / "run", *SETTINGS)
+    _, out, _ = run("info", tmp_path / "run")
+    assert "f     = ReLU(TopK(pre))" in out
+    assert "whether b_dec is subtracted" in out
+    _, out, _ = run("info", tmp_path / "run", "--json")
+    assert json.loads(out)["cfg"]["k"] == 3
+    (tmp_path / "run" / "cfg.json").unlink()
+    _, out, _ = run("info", tmp_path / "run")
+    assert "30 of 30" in out
+
+
+def test_help_and_version(run):
+    status, out, err = run("--version")
+    assert (status, out.strip(), err) == (0, f"minisae {minisae.__version__}", [])
+    for words in ([], ["train"], ["cache", "import"]):
+        status, out, err = run(*words, "--help")
+        assert (status, err) == (0, [])
+        assert "usage: minisae" in out
+
+
+USE = [
+    (["train"], ["--out, --d-sae, --steps"]),
+    ([], ["command"]),
+    (["fly"], ["fly", "demo"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "fancy"], ["--variant", "fancy", "topk"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "2.5"], ["--k", "2.5"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "41"], ["k: expected at most d_sae = 37, got 41"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--steps", "0"], ["steps", "at least 1", "0"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["l1", "topk"]),
+    (
+        ["train", "CACHE", "--out", "RUN", "--variant", "relu", "--d-sae", "7", "--steps", "3", "--l1", "-1"],
+        ["l1", "-1"],
+    ),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "relu=during"], ["relu", "after, before", "during"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour=red"], ["colour", "expected some of"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour"], ["--set", "NAME=VALUE", "colour"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "k=3"], ["--set", "--k"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--backend", "tpu"], ["backend", "numpy, cupy, auto", "tpu"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--held-out", "1.5"], ["held_out", "1.5"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--hook", "mlp"], ["hook", "mlp"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--skip-positions", "-1"], ["skip_positions", "-1"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--skip-positions", "99"], ["expected rows past the filters"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--budget", "0"], ["budget"]),
+    (["train", "nowhere", "--out", "RUN", *SETTINGS], ["nowhere", "manifest.json"]),
+    (["train", "CACHE", "--out", "CACHE", *SETTINGS], ["expected an empty or new folder, it holds"]),
+    (["train", "CACHE", "--out", "CACHE/manifest.json", *SETTINGS], ["expected a folder to write to, found a file"]),
+    (["eval", "nowhere", "--cache", "CACHE"], ["nowhere", "expected the folder of a run"]),
+    (["info", "nowhere"], ["nowhere"]),
+    (["cache", "info", "nowhere"], ["nowhere"]),
+    (["cache", "import", "nowhere.npy", "--out", "RUN"], ["nowhere.npy"]),
+    (["demo", "--out", "CACHE"], ["expected a new folder or a former demo's, it holds"]),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), USE, ids=lambda part: " ".join(map(str, part))[:60])
+def test_wrong_use_is_one_line(words, expected, cache, tmp_path, refused):
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    places = {"CACHE": cache, "RUN": tmp_path / "run", "CACHE/manifest.json": cache / "manifest.json"}
+    refused([places.get(word, word) for word in words], *expected)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_cupy_missing_is_one_line(cache, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("minisae.backend._why_no_cupy", lambda: "CuPy sees no CUDA device on this machine")
+    words = ["train", cache, "--out", tmp_path / "run", *SETTINGS, "--backend", "cupy"]
+    refused(words, "backend: 'cupy' asked for, but CuPy sees no CUDA device")
+
+
+def test_rows_that_are_not_finite(tmp_path, refused, run):
+    x = rows()
+    x[[3, 700]] = np.nan
+    np.save(tmp_path / "a.npy", x)
+    refused(["train", tmp_path / "a.npy", "--out", tmp_path / "run", *SETTINGS], "2", "997", "3", "700")
+    refused(["cache", "import", tmp_path / "a.npy", "--out", tmp_path / "c"], "2 of 997", "3, 700", "--drop-nonfinite")
+    words = ["train", tmp_path / "a.npy", "--out", tmp_path / "run", *SETTINGS, "--drop-nonfinite"]
+    assert run(*words)[0] == 0
+
+
+def test_rows_of_another_width(cache, tmp_path, run, refused):
+    run("train", cache, "--out", tmp_path / "run", *SETTINGS)
+    np.save(tmp_path / "wide.npy", rows(d=17))
+    refused(["eval", tmp_path / "run", "--cache", tmp_path / "wide.npy"], "wide.npy", "d_in = 13", "17")
+    run("cache", "import", tmp_path / "wide.npy", "--out", tmp_path / "wide")
+    refused(["eval", tmp_path / "run", "--cache", tmp_path / "wide"], "wide", "d_in = 13", "17")
+    refused(["eval", tmp_path / "run", "--cache", cache, "--model", "gpt9"], "--model", "char_gpt", "gpt9")
+    refused(["eval", tmp_path / "run", "--cache", tmp_path / "wide.npy", "--model", "char_gpt"], "wide.npy")
+
+
+@pytest.mark.parametrize(("content", "expected"), [(np.zeros((0, 13), "f4"), "non-empty"), ("text", ".npy")])
+def test_a_file_that_is_no_matrix(content, expected, tmp_path, refused):
+    path = tmp_path / "a.npy"
+    path.write_text(content) if isinstance(content, str) else np.save(path, content)
+    refused(["train", path, "--out", tmp_path / "run", *SETTINGS], expected)
+
+
+def test_empty_cache(cache, tmp_path, refused):
+    log = cache / "shards.jsonl"
+    log.write_text("")
+    for shard in cache.glob("shard-*"):
+        shard.unlink()
+    refused(["train", cache, "--out", tmp_path / "run", *SETTINGS], str(cache))
+
+
+def test_damaged_shard_is_named_and_refused(cache, tmp_path, refused):
+    flip(cache / "shard-000002.safetensors")
+    refused(["train", cache, "--out", tmp_path / "run", *SETTINGS], "shard-000002.safetensors", "sha256", "damaged")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_with_other_settings(cache, tmp_path, run, refused):
+    words = ["train", cache, "--out", tmp_path / "run"]
+    run(*words, *SETTINGS)
+    refused([*words, *SETTINGS], "add --resume")
+    refused([*words, *SETTINGS, "--resume", "--k", "5"], "k: the run in", "started with 3", "asked for 5")
+    refused([*words, *SETTINGS, "--resume", "--held-out", "0.2"], "started on other data")
+
+
+def test_divergence_says_the_step_and_what_is_kept(cache, tmp_path, run):
+    words = ["train", cache, "--out", tmp_path / "run", "--variant", "relu", "--d-sae", "37", "--steps", "90"]
+    status, out, err = run(*words, "--lr", "1e30", "--set", "log_every=1", "--set", "decoder=free")
+    assert (status, out) == (1, "")
+    assert "the loss was not finite at step" in err[-1]
+    assert "the checkpoint of step 0 is kept" in err[-1]
+
+
+@pytest.mark.parametrize("after", [0, 3, 7])
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(after, cache, tmp_path, run, refused, monkeypatch):
+    assert run("train", cache, "--out", tmp_path / "whole", *SETTINGS)[0] == 0
+    sync, calls = os.fsync, iter(range(1000))
+
+    def full(handle):
+        if next(calls) >= after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    words = ["train", cache, "--out", tmp_path / "run", *SETTINGS]
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        status, _, err = run(*words)
+    assert status == 2
+    assert "no space left" in err[-1]
+    assert run(*words, "--resume")[0] == 0
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_full_disk_while_importing(tmp_path, refused, monkeypatch):
+    np.save(tmp_path / "a.npy", rows())
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("minisae.cache.shards.os.fsync", full)
+    refused(["cache", "import", tmp_path / "a.npy", "--out", tmp_path / "c"], "No space left", "run it again")
+
+
+def test_warnings_are_one_line(cache, tmp_path, run, monkeypatch):
+    run("train", cache, "--out", tmp_path / "run", *SETTINGS)
+    monkeypatch.setattr("minisae.runs.machine", lambda: {"blas": "another"})
+    status, _, err = run("train", cache, "--out", tmp_path / "run", "--resume", *SETTINGS)
+    assert status == 0
+    assert next(line for line in err if "resumed elsewhere" in line).startswith("minisae: warning: ")
+
+
+def child(*words):
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "minisae", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_interrupted_with_a_checkpoint_and_resumed_to_the_same_bits(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    long = [*SIZES, "--set", "log_every=20", "--set", "save_every=500", "--steps", "3000"]
+    words = ["train", cache, *long]
+    process = child(*words, "--out", tmp_path / "cut")
+    records = tmp_path / "cut" / "metrics.jsonl"
+    until = time.monotonic() + 60
+    while not (records.exists() and records.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    step = commands._saved_step(tmp_path / "cut")
+    assert 0 < step < 3000
+    assert err.splitlines()[-1].startswith(f"minisae: stopped at step {step}; the checkpoint is in ")
+    for folder, more in (("cut", ["--resume"]), ("whole", [])):
+        process = child(*words, "--out", tmp_path / folder, *more)
+        assert process.wait(timeout=60) == 0
+        process.communicate()
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
+def test_a_closed_pipe_is_no_error(cache):
+    process = child("cache", "info", cache)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize(("agrees", "status"), [(True, 0), (False, 1)])
+def test_bench_passes_on_what_was_found(agrees, status, run, monkeypatch):
+    from minisae import bench
+
+    found = {"agrees": agrees, "results": []}
+    monkeypatch.setattr(bench, "bench", lambda *, against, progress: progress(f"timing {against}") or found)
+    monkeypatch.setattr(bench, "table", lambda report: "a table")
+    assert run("bench", "--against", "torch") == (status, "a table\n", ["timing torch"])
