@@ -5,6 +5,7 @@ at every moment: new array files are written beside, then ``run.json`` is rename
 the array files are. A reader who finds arrays of another step than ``run.json`` says takes the ones beside.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from minisae.backend import Array, backend_of, resolve, to_device
+from minisae.backend import Array, backend_of, resolve, to_device, to_host
+from minisae.cache.arrays import bad_rows, nonfinite_message, to_floats
 from minisae.errors import InputError
 from minisae.interop import saelens
 from minisae.interop.files import read_json, rename, write_beside
-from minisae.ops import Code, dense
+from minisae.ops import Code, SparseCode, dense
+from minisae.ops import sparse as to_sparse
 from minisae.sae import variant
 
 FORMAT = 1
@@ -41,19 +44,23 @@ class SAE(NamedTuple):
     def encode(self, x: Array, *, sparse: bool = False) -> Code:
         """Return the code of rows ``x (n, d_in)``: an array ``(n, d_sae)``, or with ``sparse`` a ``SparseCode``.
 
-        ``x`` is taken to the parameters' backend and dtype. (On a device, and for codes that are not sparse, an array
-        is returned in either case.)
+        ``x``, an array of any framework, goes to the parameters' backend and dtype. A ``SparseCode`` is on the host.
 
         Raises
         ------
         InputError
-            If ``x`` is not a matrix of width ``d_in``.
+            If ``x`` is not a matrix of width ``d_in``, or (on the host) has rows with NaN or infinity.
         """
-        x = to_device(x, backend_of(self.params["W_dec"]))
+        backend = backend_of(self.params["W_dec"])
+        if not hasattr(x, "get"):  # not on a device: an array of any framework
+            x = to_floats(x, name="x")
+            if x.ndim == 2 and bad_rows(x).any():
+                raise InputError(nonfinite_message("x", x, bad_rows(x), np.arange(len(x))))
+        x = to_device(x, backend)
         if x.ndim != 2 or x.shape[1] != self.cfg.d_in:
             raise InputError(f"x: expected rows of width d_in = {self.cfg.d_in}, got shape {tuple(x.shape)}")
         f = variant(self.variant).encode(self.params, x.astype(self.params["W_dec"].dtype, copy=False), self.cfg)
-        return f if sparse else dense(f)
+        return to_sparse(f if isinstance(f, SparseCode) else to_host(f)) if sparse else dense(f)
 
     def decode(self, f: Code) -> Array:
         """Return the reconstruction ``(n, d_in)`` of a code ``(n, d_sae)``.
@@ -61,15 +68,19 @@ class SAE(NamedTuple):
         Raises
         ------
         InputError
-            If the code's width is not ``d_sae``.
+            If the code is not a matrix of width ``d_sae``.
         """
-        if f.shape[-1] != self.cfg.d_sae:
-            raise InputError(f"f: expected width d_sae = {self.cfg.d_sae}, got shape {tuple(f.shape)}")
+        shape = tuple(getattr(f, "shape", ()))
+        if len(shape) != 2 or shape[1] != self.cfg.d_sae:
+            raise InputError(f"f: expected a code of width d_sae = {self.cfg.d_sae}, got {shape or type(f).__name__}")
         return variant(self.variant).decode(self.params, f)
 
     def save(self, path: str | Path) -> None:
         """Write a SAELens 6 folder, which :func:`load` and SAELens read."""
-        saelens.write(Path(path), self.variant, self.cfg, self.params, self.metadata)
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: expected a folder to write to, found a file")
+        saelens.write(path, self.variant, self.cfg, self.params, self.metadata)
 
     def to(self, backend: str) -> "SAE":
         """Return the autoencoder on ``"numpy"``, ``"cupy"`` or ``"auto"``."""
@@ -105,11 +116,10 @@ def write_run(path: Path, info: Mapping[str, Any], *arrays: Mapping[str, np.ndar
     """Commit a checkpoint: ``info`` (with its ``step``), parameters, and optimiser arrays."""
     path.mkdir(parents=True, exist_ok=True)
     stamp = {"step": str(info["step"])}
-    beside = [
-        write_beside(path / name, safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in group.items()}, stamp))
-        for name, group in zip(ARRAYS, arrays, strict=True)
-    ]
-    text = json.dumps({"format": FORMAT, **info}, indent=1, sort_keys=True) + "\n"
+    files = [safetensors.numpy.save({k: np.ascontiguousarray(a) for k, a in group.items()}, stamp) for group in arrays]
+    beside = [write_beside(path / name, data) for name, data in zip(ARRAYS, files, strict=True)]
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in zip(ARRAYS, files, strict=True)}
+    text = json.dumps({"format": FORMAT, **info, "sha256": hashes}, indent=1, sort_keys=True) + "\n"
     rename(write_beside(path / RUN, text.encode()), path / RUN)
     for new, name in zip(beside, ARRAYS, strict=True):
         rename(new, path / name)
@@ -121,12 +131,18 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]]:
     Raises
     ------
     InputError
-        If the folder holds no run, one of another format, or arrays of another step.
+        If the folder holds no run, one of another format, or arrays of another step or with a damaged byte.
     """
     info = read_json(path / RUN)
     if info.get("format") != FORMAT:
         raise InputError(f"{path / RUN}: expected format {FORMAT}, got {info.get('format')!r}")
-    return info, [saelens.read_arrays(_of_step(path / name, str(info["step"]))) for name in ARRAYS]
+    groups = []
+    for name in ARRAYS:
+        file = _of_step(path / name, str(info.get("step")))
+        if hashlib.sha256(file.read_bytes()).hexdigest() != info.get("sha256", {}).get(name):
+            raise InputError(f"{file}: damaged, its checksum is not the one in {RUN}")
+        groups.append(saelens.read_arrays(file))
+    return info, groups
 
 
 def _of_step(path: Path, step: str) -> Path:

@@ -18,12 +18,14 @@ from typing import Any
 
 from minisae import commands
 from minisae.errors import InputError
+from minisae.evaluate import plain
 from minisae.recipe import DTYPES, Recipe
 from minisae.sae import VARIANTS
 from minisae.train import Diverged
 from minisae.version import __version__
 
 Parser = argparse.ArgumentParser
+SHOWN = "a run or a saved autoencoder to describe; or the word options: all that train --set can set"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +70,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _write(result: commands.Result, *, as_json: bool) -> None:
-    text = json.dumps(result.numbers, indent=1) if as_json else result.text
+    text = json.dumps(plain(result.numbers), indent=1, allow_nan=False) if as_json else result.text
     print(text)
     sys.stdout.flush()
 
@@ -135,7 +137,11 @@ def _train(part: Parser) -> None:
     part.add_argument("--dtype", choices=DTYPES, default=default["dtype"], help="(default %(default)s)")
     part.add_argument("--resume", action="store_true", help="go on with the run in RUN, to the same bits")
     part.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other field of the variant or the recipe"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of the variant or the recipe; minisae info options lists them",
     )
     part.add_argument(
         "--held-out", type=float, default=0.0, metavar="FRACTION", help="keep whole documents out, for eval (default 0)"
@@ -151,11 +157,12 @@ def _eval(part: Parser) -> None:
     part.add_argument("path", type=Path, metavar="RUN", help="folder of a run or a saved autoencoder")
     part.add_argument("--cache", type=Path, required=True, help="an activation cache, or one .npy array")
     part.add_argument("--model", metavar="NAME", help="char_gpt, or a file of its weights: what splicing costs it")
+    part.add_argument("--drop-nonfinite", action="store_true", help="drop rows of an array with NaN or infinity")
     _backend(part)
 
 
 def _info(part: Parser) -> None:
-    part.add_argument("path", type=Path, nargs="?", metavar="RUN", help="a run or a saved autoencoder to describe")
+    part.add_argument("path", type=Path, nargs="?", metavar="RUN|options", help=SHOWN)
 
 
 def _bench(part: Parser) -> None:

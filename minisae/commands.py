@@ -1,8 +1,12 @@
 """What each command does: arguments in, text and numbers out. Nothing here prints; :mod:`minisae.cli` does."""
 
 import argparse
+import ast
 import contextlib
+import inspect
+import itertools
 import json
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata as packages
@@ -14,21 +18,32 @@ import numpy as np
 
 from minisae import checkpoint, runs
 from minisae.backend import resolve
-from minisae.cache import Cache, Filters, Source, array_source, as_source, open_cache, split
+from minisae.cache import Cache, Filters, Source, as_source, open_cache, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
 from minisae.conventions import SWITCHES
+from minisae.dead import RESAMPLERS
 from minisae.errors import InputError
-from minisae.evaluate import MEANING, Rows, evaluate, held_out_rows, in_order, model_numbers
+from minisae.evaluate import MEANING, evaluate, held_out_rows, in_order, model_numbers, plain
 from minisae.interop.files import read_json
 from minisae.models import CharGPT
 from minisae.models import load as load_model
 from minisae.ops import reference_ops
+from minisae.optim import EPS_CONVENTIONS
 from minisae.progress import progress, say
-from minisae.sae import variant
+from minisae.recipe import DTYPES, INPUT_SCALES, Recipe
+from minisae.sae import VARIANTS, variant
+from minisae.schedules import DECAYS
 from minisae.train import Diverged, Record, Run
 
 Options = argparse.Namespace
+FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
+"""Options of ``minisae train`` that are no matter for ``--set``."""
+CHOICES: dict[str, tuple[object, ...]] = {
+    "dtype": DTYPES, "lr_decay": DECAYS, "eps_convention": EPS_CONVENTIONS, "input_scale": INPUT_SCALES,
+    "resample": ("none", *RESAMPLERS), "ghost": (False, True),
+}  # fmt: skip
+"""What options that are no switches can be."""
 
 
 class Result(NamedTuple):
@@ -55,7 +70,7 @@ def demo_(options: Options) -> Result:
 def train_(options: Options) -> Result:
     """Train a sparse autoencoder on an activation cache."""
     chosen = pairs(options.set, "--set")
-    for name in ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype"):
+    for name in FLAGS:
         if name in chosen:
             raise InputError(f"--set: {name} has its own option, --{name.replace('_', '-')}")
     backend = resolve(options.backend)
@@ -87,15 +102,17 @@ def train_(options: Options) -> Result:
                     stop=lambda: bool(asked),
                 )
         except Diverged as error:
-            error.args = (f"{error}; the checkpoint of step {_saved_step(options.out)} is kept in {options.out}",)
+            kept = f"the checkpoint of step {_saved_step(options.out)} in {options.out} is kept"
+            error.args = (f"training diverged at step {error.step}; {kept}",)
             raise
     step = _saved_step(options.out)
     if asked and step < options.steps:
         raise Stopped(f"stopped at step {step}; the checkpoint is in {options.out}, go on with --resume")
     last = runs.read_records(options.out)[-1]
+    r2 = "undefined" if last["r2"] is None else f"{last['r2']:.4f}"  # null in the records
     text = (
         f"{options.out}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents, {step} steps; last batch: "
-        f"R² {last['r2']:.4f}, L0 {last['l0']:.1f}, {last['dead']:.0f} dead latents"
+        f"R² {r2}, L0 {last['l0']:.1f}, {last['dead']:.0f} dead latents"
     )
     return Result(text, {"run": str(options.out), "variant": sae.variant, "cfg": sae.cfg._asdict(), **last})
 
@@ -143,11 +160,11 @@ def _interruptible() -> Iterator[list[int]]:
 
 
 def eval_(options: Options) -> Result:
-    """Measure an autoencoder on the rows that it was not trained on."""
+    """Measure an autoencoder on rows that it was not trained on, or else on all rows; says which."""
     sae = checkpoint.load(options.path).to(resolve(options.backend))
     model = _model(options.model) if options.model else None
     data = _opened(options.cache, verify=False)
-    rows = held_out_rows(sae, data) if isinstance(data, Cache) else Rows(array_source(data), f"all {len(data)} rows")
+    rows = held_out_rows(sae, data, drop_nonfinite=options.drop_nonfinite)
     if rows.source.d_in != sae.cfg.d_in:
         raise InputError(f"{options.cache}: expected rows of width d_in = {sae.cfg.d_in}, got {rows.source.d_in}")
     with progress("eval", rows.source.rows) as move:
@@ -219,7 +236,9 @@ def cache_check_(options: Options) -> Result:
 
 
 def info_(options: Options) -> Result:
-    """Show versions and devices, or what a trained autoencoder computes."""
+    """Show versions and devices, what a trained autoencoder computes, or all options of training."""
+    if options.path == Path("options"):
+        return _options_info()
     return _sae_info(options.path) if options.path else _machine_info()
 
 
@@ -241,20 +260,58 @@ def _version(name: str) -> str:
 
 
 def _sae_info(path: Path) -> Result:
-    unfinished = (path / checkpoint.RUN).exists() and not (path / "cfg.json").exists()
-    if unfinished:
-        run, info = runs.load_run(path)
-        name, cfg, more = run.variant, run.cfg, {"step": f"{run.step} of {run.recipe.steps}", **info["source"]}
+    known = read_json(path / checkpoint.RUN) if (path / checkpoint.RUN).exists() else {}
+    had = known.get("recipe", {})
+    recipe = {key: had[key] for key in Recipe._fields if key in had}
+    if known and not (path / "cfg.json").exists():
+        missing = [key for key in runs.RUN_KEYS if key not in known]
+        if missing:
+            raise InputError(f"{path / checkpoint.RUN}: {', '.join(missing)} missing")
+        name, cfg = known["variant"], known["cfg"]
+        more = {"step": f"{known['step']} of {recipe['steps']}", **known["source"]}
     else:
         sae = checkpoint.load(path)
-        name, cfg, more = sae.variant, sae.cfg, sae.metadata
+        name, cfg, more = sae.variant, sae.cfg._asdict(), sae.metadata
     formula = [line for line in (variant(name).__doc__ or "").split("\n\n")[1].splitlines() if line.startswith("    ")]
-    lines = [f"{path}: {name}", "", *formula, ""]
-    for key, value in cfg._asdict().items():
-        lines.append(f"{key:<15} {value!s:<14} {SWITCHES[key].says if key in SWITCHES else ''}".rstrip())
-    lines += ["", *(f"{key:<15} {value}" for key, value in more.items())]
-    numbers = {"path": str(path), "variant": name, "cfg": cfg._asdict(), "formula": formula, "metadata": more}
+    lines = [f"{path}: {name}", "", *formula]
+    for kind, values in ((variant(name).Config, cfg), (Recipe, recipe)):
+        says = meanings(kind)
+        lines += ["", *(f"{key:<17} {value!s:<28} {says.get(key, '')}".rstrip() for key, value in values.items())]
+    lines += ["", *(f"{key:<17} {value}" for key, value in more.items())]
+    about = {"path": str(path), "variant": name, "cfg": cfg, "recipe": recipe, "formula": formula, "metadata": more}
+    return Result("\n".join(lines), about)
+
+
+def meanings(kind: Any) -> dict[str, str]:
+    """Return one line on each field of a NamedTuple: what its switch says, else the text below it in the source."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
+    found = {}
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            name, text = ast.unparse(field.target), str(below.value.value)
+            found[name] = (
+                SWITCHES[name].says if name in SWITCHES else " ".join(re.sub(r":\w+:(?=`)|`", "", text).split())
+            )
+    return found
+
+
+def _options_info() -> Result:
+    """List every option of every variant and of the recipe: name or flag, default, meaning, allowed values."""
+    lines, numbers = ["What minisae train --set NAME=VALUE sets; where a flag stands, give that instead."], {}
+    for title, kind in {**{name: module.Config for name, module in VARIANTS.items()}, "recipe": Recipe}.items():
+        lines += ["", title]
+        numbers[title] = {name: _option(kind, name, says) for name, says in meanings(kind).items()}
+        for name, option in numbers[title].items():
+            default = kind._field_defaults.get(name, "(the data's)" if name == "d_in" else "(needed)")
+            lines.append(f"  {option['flag'] or name:<16} {default!s:<28} {option['says']}")
+            lines += [f"{'':<47} {' | '.join(map(str, option['values']))}"] if option["values"] else []
     return Result("\n".join(lines), numbers)
+
+
+def _option(kind: Any, name: str, says: str) -> dict[str, Any]:
+    flag = f"--{name.replace('_', '-')}" if name in FLAGS else None
+    values = SWITCHES[name].values if name in SWITCHES else CHOICES.get(name)
+    return {"default": kind._field_defaults.get(name), "says": says, "values": values, "flag": flag}
 
 
 def bench_(options: Options) -> Result:
@@ -274,6 +331,8 @@ def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
             raise InputError(f"{flag}: expected NAME=VALUE, got {word!r}")
         try:
             found[name] = json.loads(value.lower() if value in ("True", "False") else value)
-        except json.JSONDecodeError:
+        except ValueError:
             found[name] = value
+        if plain(found[name]) != found[name]:  # NaN and infinities
+            raise InputError(f"{flag}: expected a finite value for {name}, got {value}")
     return found

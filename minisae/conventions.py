@@ -4,7 +4,9 @@ Every field of a variant's ``Config`` or of the training ``Recipe`` that bears o
 values; :func:`check` refuses any other.
 """
 
-from typing import NamedTuple
+import math
+import numbers
+from typing import Any, NamedTuple
 
 from minisae.errors import InputError
 
@@ -30,6 +32,10 @@ SWITCHES = {
         ("latents", "decoder", "everything"),
         "what AuxK trains: encoder and decoder of the dead latents, the decoder alone, or through the residual all",
     ),
+    "auxk_relu": Switch((True, False), "whether the code of the dead latents passes a ReLU in AuxK"),
+    "auxk_few": Switch(
+        ("full", "proportional"), "whether AuxK counts in full while fewer latents are dead than it may take"
+    ),
     "decoder": Switch(("unit", "free"), "whether decoder rows are kept at unit norm"),
     "order": Switch(
         ("project-clip-step-normalise", "clip-project-step-normalise", "normalise-project-clip-step"),
@@ -51,20 +57,19 @@ def check(name: str, value: object) -> None:
         raise InputError(f"{name}: expected one of {', '.join(map(str, values))}, got {value!r}")
 
 
-def check_number(name: str, value: float, *, least: float, most: float = float("inf"), whole: bool = False) -> None:
-    """Refuse a number outside ``[least, most]``, a NaN, and a fraction where ``whole`` is asked.
+def check_number(
+    name: str, value: Any, *, least: float, most: float = math.inf, below: float = math.inf, whole: bool = False
+) -> None:
+    """Refuse what is no number, a number outside ``[least, most]`` or not ``below``, and NaN and infinity.
 
     Raises
     ------
     InputError
         Naming the option, its range, and what came.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not least <= value <= most
-        or (whole and not isinstance(value, int))
-    ):
-        kind = "a whole number" if whole else "a number"
-        top = f" and at most {most:g}" if most < float("inf") else ""
-        raise InputError(f"{name}: expected {kind} of at least {least:g}{top}, got {value!r}")
+    number = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    if number and least <= value <= most and value < below:
+        return
+    what = "a whole number" if whole else "a number"
+    top = f" and at most {most:g}" if most < math.inf else f" and below {below:g}" if below < math.inf else ""
+    raise InputError(f"{name}: expected {what} of at least {least:g}{top}, got {value!r}")

@@ -20,6 +20,7 @@ from minisae.checkpoint import SAE
 from minisae.demo_jobs import Halves, Job, workers
 from minisae.demo_report import Findings, Settings
 from minisae.errors import InputError
+from minisae.evaluate import plain
 from minisae.interop.files import write_atomically
 from minisae.interpret import LatentPage, firing, latent_page
 from minisae.metrics import cosine_structure
@@ -27,6 +28,7 @@ from minisae.models import CharGPT, documents, load, random_init
 from minisae.models.text import encode
 from minisae.progress import progress
 from minisae.runs import machine, read_records
+from minisae.streams import generator
 
 MADE = ("cache", "control", "topk", "relu", "metrics.json", "report.md", *demo_report.PICTURES)
 """All that a demo's folder can hold."""
@@ -72,7 +74,7 @@ def run(
     seconds = time.perf_counter() - began
     numbers = demo_report.numbers(found) | {"machine": machine() | ONE_THREAD, "seconds": round(seconds, 1)}
     (out / "report.md").write_text(demo_report.text(found, seconds), encoding="utf-8")
-    write_atomically(out / "metrics.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    write_atomically(out / "metrics.json", (json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n").encode())
     return demo_report.last_words(found, out), numbers
 
 
@@ -85,40 +87,34 @@ def explored(
 ) -> Findings:
     """Write the caches, then train and measure everything; ``finished`` runs jobs and returns their results by name."""
     hook = f"blocks.{max(model.cfg.n_layer // 2 - 1, 0)}.hook_resid_post"
-    cache, control, n_vocab = out / "cache", out / "control", model.cfg.n_vocab
+    cache, control = out / "cache", out / "control"
     other = random_init(model.cfg, np.random.default_rng(settings.seed))
-    finished(
-        [
-            Job("activations", demo_jobs.write_activations, (model, texts, hook, cache)),
-            Job("activations of random weights", demo_jobs.write_activations, (other, texts, hook, control)),
-        ]
-    )
-    ran = finished(training_jobs(settings, cache, control, n_vocab, out))
+    writing = {
+        "activations": (model, texts, hook, cache),
+        "activations of random weights": (other, texts, hook, control),
+    }
+    finished([Job(name, demo_jobs.write_activations, arguments) for name, arguments in writing.items()])
+    ran = finished(training_jobs(settings, cache, control, model.cfg.n_vocab, out))
     shutil.rmtree(control)
-    saes, (pca, pca_measured, pca_points) = (
-        {name: ran[name][0] for name in ("topk", "relu")},
-        ran["principal components"],
-    )
+    saes = {name: ran[name][0] for name in ("topk", "relu")}
+    pca, pca_measured, pca_points = ran["principal components"]
     measured = {"topk": ran["topk"][1], "relu": ran["relu"][1], "pca": pca_measured}
     splicing = (model, hook, cache, {**saes, "pca": pca}, measured["topk"].mean, settings)
     losses = finished([Job("splicing", demo_jobs.model_losses, splicing)])["splicing"]
-    parts, control_measured = demo_jobs.halves(cache, settings), ran["topk on random weights"][1]
+    parts, (_, control_measured, control_mass) = demo_jobs.halves(cache, settings), ran["topk on random weights"]
     return Findings(
         settings=settings,
         how=parts.how,
         hook=hook,
         cfg=model.cfg._asdict(),
         rows=(parts.train.rows, parts.held_out.rows),
-        metrics={name: result.numbers for name, result in {**measured, "control": control_measured}.items()},
+        metrics={name: result.numbers for name, result in measured.items()} | {"control": control_measured.numbers},
         losses=losses,
-        purity={"topk": purity(ran["topk"][2]), "control": purity(ran["topk on random weights"][2])},
+        purity={"topk": purity(ran["topk"][2]), "control": purity(control_mass)},
         densities={name: measured[name].totals.density for name in saes},
         records={name: read_records(out / name) for name in saes},
-        points={
-            "topk": [ran[f"k = {k}"] for k in settings.ks],
-            "relu": [ran[f"λ = {l1:g}"] for l1 in settings.l1s],
-            **pca_points,
-        },
+        points={"topk": [ran[f"k = {k}"] for k in settings.ks], "relu": [ran[f"λ = {l1:g}"] for l1 in settings.l1s]}
+        | pca_points,
         structures={name: cosine_structure(sae.params["W_dec"]) for name, sae in saes.items()},
         pages=pages(saes["topk"], parts, settings),
     )
@@ -168,8 +164,9 @@ def purity(mass: np.ndarray) -> float:
 
 def pages(sae: SAE, parts: Halves, settings: Settings) -> list[LatentPage]:
     """Return the pages of latents drawn by the seed, from held-out rows."""
-    rng = np.random.default_rng(settings.seed)
     count = min(settings.latents, sae.cfg.d_sae)
-    latents = np.sort(rng.choice(sae.cfg.d_sae, count, replace=False))  # (latents,)
+    latents = np.sort(
+        generator(settings.seed, "demo_latents").choice(sae.cfg.d_sae, count, replace=False)
+    )  # (latents,)
     found = firing(sae, parts.held_out, latents.tolist())
     return [latent_page(found, column) for column in range(count)]

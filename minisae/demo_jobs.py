@@ -108,12 +108,12 @@ def write_activations(model: CharGPT, texts: Sequence[Array], hook: str, path: P
     write_cache(path, batches(), meta=about)
 
 
-def options(settings: Settings, steps: int) -> dict[str, Any]:
-    """Return the recipe all runs of the demo share."""
-    return {
+def options(variant: str, settings: Settings, steps: int) -> dict[str, Any]:
+    """Return the recipe all runs of the demo share; only a penalty λ can warm up."""
+    penalty = {"sparsity_warmup": steps // 5} if variant == "relu" else {}
+    return penalty | {
         "input_scale": "mean_norm",
         "lr_warmup": steps // 20,
-        "sparsity_warmup": steps // 5,
         "dead_after": settings.dead_after,
         "log_every": max(1, steps // 25),
     }
@@ -133,7 +133,7 @@ def long_run(
         batch_size=settings.batch_size,
         lr=settings.lr,
         seed=settings.seed,
-        options={**own, **options(settings, settings.steps)},
+        options={**own, **options(variant, settings, settings.steps)},
         out=out,
         metadata={"selection": {"held_out": settings.held_out, "seed": settings.seed}},
     )
@@ -151,7 +151,7 @@ def short_run(variant: str, name: str, value: float, path: Path, settings: Setti
         batch_size=settings.sweep_batch,
         lr=settings.sweep_lr,
         seed=settings.seed,
-        options={name: value, **options(settings, settings.sweep_steps)},
+        options={name: value, **options(variant, settings, settings.sweep_steps)},
     )
     return _point(evaluate(sae, held_rows), f"{'k' if name == 'k' else 'λ'} = {value:g}")
 

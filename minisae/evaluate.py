@@ -1,17 +1,18 @@
 """What ``minisae eval`` measures: every metric that an autoencoder, a cache and perhaps a model allow.
 
-Rows are read in the order of the cache, a chunk at a time. Those that count are the held-out documents, found again by
-the split that the run's metadata names; on another cache, or where nothing was held out, all rows count, and the result
-says so.
+Rows are read in the order of the cache or array, a chunk at a time. Those that count are the held-out ones, found again
+by the selection and the checksums in the run's metadata; on other data, or where nothing was held out, all rows count,
+and the result says so.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minisae.backend import Array, backend_of, to_device, to_host
-from minisae.cache import Cache, Filters, View, split, view
+from minisae.cache import Cache, Filters, View, array_source, split, view
 from minisae.cache.index import kept_rows
 from minisae.cache.reader import read_column
 from minisae.cache.stream import ArraySource
@@ -20,6 +21,7 @@ from minisae.errors import InputError
 from minisae.interventions import Coder, averaged, effects, from_position, spliced, zeroed
 from minisae.metrics import Totals, cosine_structure, measure, merge, recovered_report, report, share_above
 from minisae.models import CharGPT
+from minisae.runs import source_identity
 
 CHUNK = 8192
 Progress = Callable[[int], None]
@@ -81,18 +83,53 @@ class Evaluation(NamedTuple):
     """Mean row ``(d_in,)``, float64, on the host."""
 
 
-def held_out_rows(sae: SAE, cache: Cache) -> Rows:
-    """Return the rows of a cache that ``sae`` was not trained on, as far as its metadata tells."""
-    known = sae.metadata
-    chosen = known.get("selection", {})
+def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = False) -> Rows:
+    """Return the rows of a cache or an array that ``sae`` was not trained on, as far as its metadata tells.
+
+    Parameters
+    ----------
+    sae : the autoencoder; its metadata names the data, the filters and the split of its training
+    data : the same data, or other
+    drop_nonfinite : drop rows of an array with NaN or infinity, also if training did not
+
+    Raises
+    ------
+    InputError
+        If no rows are left, or rows of other data are not finite.
+    """
+    chosen = sae.metadata.get("selection", {})
     filters = Filters(**chosen.get("filters", {}))
-    source = view(cache, hook=chosen.get("hook"), filters=filters)
-    if known.get("cache") != cache.identity:
-        return Rows(source, f"all {source.rows} rows of a cache that training did not see")
+    if not isinstance(data, Cache):
+        return _array_rows(sae, array_source(data, drop_nonfinite=drop_nonfinite or filters.drop_nonfinite))
+    source = view(data, hook=chosen.get("hook"), filters=filters)
+    if sae.metadata.get("cache") != data.identity:
+        return _other_rows(source)
     if not chosen.get("held_out"):
-        return Rows(source, f"all {source.rows} rows: the autoencoder was trained on them, nothing was held out")
+        return _nothing_held_out(sae, source)
     parts = split(source, held_out=chosen["held_out"], seed=chosen["seed"])
     return Rows(parts.held_out, f"held out: {parts.how}")
+
+
+def _array_rows(sae: SAE, source: ArraySource) -> Rows:
+    """Find the held-out rows of an array: those after its first rows, if training's checksum is that of the first."""
+    first = sae.metadata.get("rows") or 0
+    trained = ArraySource(source.x[:first])
+    if not first or source_identity(trained).get("sha256") != sae.metadata.get("sha256"):
+        return _other_rows(source)
+    held = ArraySource(source.x[first:])
+    if not held.rows:
+        return _nothing_held_out(sae, source)
+    return Rows(held, f"held out: the last {held.rows} of {source.rows} rows (an array has no documents)")
+
+
+def _other_rows(source: View | ArraySource) -> Rows:
+    return Rows(source, f"all {source.rows} rows of other data than the autoencoder was trained on")
+
+
+def _nothing_held_out(sae: SAE, source: View | ArraySource) -> Rows:
+    known = sae.metadata.get("rows", source.rows)
+    them = "them" if known == source.rows else f"{known} of them"
+    return Rows(source, f"all {source.rows} rows: the autoencoder was trained on {them}, nothing was held out")
 
 
 def evaluate(coder: Coder | SAE, source: View | ArraySource, *, progress: Progress | None = None) -> Evaluation:
@@ -150,6 +187,15 @@ def geometry(W_dec: Array) -> dict[str, float]:
 def in_order(numbers: dict[str, float]) -> dict[str, float]:
     """Return the numbers in the order of :data:`MEANING`."""
     return {name: numbers[name] for name in MEANING if name in numbers}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: numbers that are not finite become ``None``, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Document(NamedTuple):

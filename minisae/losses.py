@@ -75,9 +75,10 @@ def aux_k(
     aux: Array,
     x_hat: Array,
     y: Array,
-    any_dead: Array,
+    n_dead: Array,
     *,
     coefficient: float,
+    few: int = 1,
     reduction: str = "sum",
     normaliser: str = "none",
     through_residual: bool = False,
@@ -88,18 +89,19 @@ def aux_k(
     ----------
     aux : reconstruction from dead latents ``(n, d_in)``, without ``b_dec``
     x_hat, y : main reconstruction and target ``(n, d_in)``; the residual is ``y − x_hat``
-    any_dead : 0-d bool; the term is 0 while no latent is dead
+    n_dead : how many latents are dead, 0-d; the term is 0 while none is
     coefficient : 1/32 in the paper
+    few : the term counts ``n_dead / few`` while fewer are dead (SAELens, sparsify: ``k_aux``); 1 switches that off
     reduction : as in :func:`mse`
     normaliser : ``"none"``, ``"residual_variance"`` (Σ(e − ē)²: OpenAI, dictionary_learning) or
         ``"input_variance"`` (Σ(y − ȳ)², sparsify)
     through_residual : let the slope reach the main reconstruction too (overcomplete); the paper holds it fixed
     """
-    if known_false(any_dead):
+    if known_false(n_dead > 0):
         return Term(np.zeros((), y.dtype), {"aux": np.zeros(aux.shape, aux.dtype)}, {})
     residual = y - x_hat  # (n, d_in)
     miss = aux - residual  # (n, d_in)
-    weight = coefficient * any_dead.astype(y.dtype)  # ()
+    weight = coefficient * namespace(y).minimum(n_dead / few, 1).astype(y.dtype)  # ()
     if normaliser == "none":
         scale = _scale(y, reduction)
     else:
@@ -141,6 +143,8 @@ def ghost(pre: Array, x_hat: Array, y: Array, W_dec: Array, dead: Array, *, redu
     W_dec : ``(d_sae, d_in)``
     dead : bool ``(d_sae,)``
     """
+    if known_false(dead.any()):
+        return Term(np.zeros((), pre.dtype), {}, {})
     xp = namespace(pre)
     tiny = xp.finfo(pre.dtype).tiny
     alone = dead[..., None, :]  # (1, d_sae)

@@ -1,6 +1,6 @@
 """The recipe of a training run: every number that decides how parameters move, with its default and its check."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minisae.conventions import check, check_number
 from minisae.dead import RESAMPLERS
@@ -48,11 +48,11 @@ class Recipe(NamedTuple):
     clip: float = 0.0
     """Largest joint gradient norm; 0 switches clipping off."""
     order: str = "project-clip-step-normalise"
-    """Order of what follows the gradients."""
+    """Order of what follows the gradients; with ``normalise`` first, saved rows are one step off unit norm."""
     ema: float = 0.0
-    """Decay of the averaged weights, which are then what is saved; 0 switches them off."""
+    """Decay of the averaged weights, which are then what is saved; they start at the initial ones. 0: off."""
     dead_after: int = 1_000_000
-    """Rows without firing after which a latent counts as dead."""
+    """Rows without firing after which a latent counts as dead (Gao et al.: ten million); lower it for short runs."""
     ghost: bool = False
     """Add ghost gradients."""
     resample: str = "none"
@@ -77,8 +77,8 @@ class Recipe(NamedTuple):
     """Steps between checkpoints."""
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe that makes no sense, in one line."""
+def check_recipe(recipe: Recipe, cfg: Any) -> None:
+    """Refuse a recipe that makes no sense, by itself or for the variant's ``Config``, in one line."""
     at_least_one = ("steps", "batch_size", "log_every", "save_every", "resample_every", "init_rows", "dead_after")
     for name in (*at_least_one, "resample_rows"):
         check_number(name, getattr(recipe, name), least=1, whole=True)
@@ -86,8 +86,9 @@ def check_recipe(recipe: Recipe) -> None:
         check_number(name, getattr(recipe, name), least=0, whole=True)
     for name in ("lr", "eps", "clip", "resample_scale"):
         check_number(name, getattr(recipe, name), least=0)
-    for name in ("beta1", "beta2", "ema", "lr_decay_start"):
-        check_number(name, getattr(recipe, name), least=0, most=1)
+    for name in ("beta1", "beta2", "ema"):
+        check_number(name, getattr(recipe, name), least=0, below=1)
+    check_number("lr_decay_start", recipe.lr_decay_start, least=0, most=1)
     check("order", recipe.order)
     choices = {
         "dtype": DTYPES, "lr_decay": DECAYS, "eps_convention": EPS_CONVENTIONS, "input_scale": INPUT_SCALES,
@@ -96,3 +97,20 @@ def check_recipe(recipe: Recipe) -> None:
     for name, values in choices.items():
         if getattr(recipe, name) not in values:
             raise InputError(f"{name}: expected one of {', '.join(map(str, values))}, got {getattr(recipe, name)!r}")
+    _check_annealing(recipe, cfg)
+    if recipe.sparsity_warmup and not hasattr(cfg, "l1"):
+        raise InputError("sparsity_warmup: expected a variant with a penalty λ, this one has none")
+
+
+def _check_annealing(recipe: Recipe, cfg: Any) -> None:
+    start, steps = recipe.k_start, recipe.k_anneal
+    if not start and not steps:
+        return
+    if not hasattr(cfg, "k"):
+        raise InputError("k_anneal: expected a variant with k, this one has none")
+    if not start or not steps:
+        raise InputError(f"k_anneal: expected k_start and k_anneal together, got k_start {start}, k_anneal {steps}")
+    if not cfg.k <= start <= cfg.d_sae:
+        raise InputError(f"k_start: expected between k = {cfg.k} and d_sae = {cfg.d_sae}, got {start}")
+    if steps > recipe.steps:
+        raise InputError(f"k_anneal: expected at most steps = {recipe.steps}, got {steps}")

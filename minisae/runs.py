@@ -6,6 +6,7 @@ autoencoder itself as a SAELens 6 folder. Killed at any moment and resumed, a ru
 
 import hashlib
 import json
+import math
 import os
 import platform
 import warnings
@@ -21,6 +22,7 @@ from minisae.checkpoint import ARRAYS, RUN, SAE, fold_input_scale, read_run, wri
 from minisae.errors import InputError
 from minisae.interop import saelens
 from minisae.interop.files import write_atomically
+from minisae.ops import normalise_rows
 from minisae.optim import AdamState
 from minisae.recipe import Recipe, check_recipe
 from minisae.sae import variant as variant_module
@@ -29,6 +31,7 @@ from minisae.train import Hook, Record, Run, fit, start
 from minisae.version import __version__
 
 METRICS = "metrics.jsonl"
+RUN_KEYS = ("variant", "cfg", "recipe", "step", "adam_steps", "input_scale", "resampled", "source", "machine")
 
 
 def machine() -> dict[str, Any]:
@@ -72,6 +75,9 @@ def load_run(path: Path, *, backend: str = "numpy") -> tuple[Run, dict[str, Any]
     Warns where versions, BLAS or threads are not those of the checkpoint: the last bits may differ then.
     """
     info, (params, state) = read_run(path)
+    missing = [key for key in RUN_KEYS if key not in info]
+    if missing:
+        raise InputError(f"{path / RUN}: expected {', '.join(RUN_KEYS)}; {', '.join(missing)} missing")
     here = machine()
     changed = [
         f"{key} {info['machine'].get(key)} → {value}"
@@ -120,6 +126,8 @@ def finished(run: Run, *, metadata: Mapping[str, Any]) -> SAE:
     A penalty λ is in the units of the activations, so it is scaled along.
     """
     params = fold_input_scale(run.average or run.params, run.scale)
+    if run.average and run.cfg.decoder == "unit":
+        normalise_rows(params["W_dec"])  # an average of unit rows is a little shorter
     cfg = run.cfg._replace(l1=run.cfg.l1 / run.scale) if hasattr(run.cfg, "l1") else run.cfg
     return SAE(run.variant, cfg, params, dict(metadata))
 
@@ -149,7 +157,7 @@ def job(d_in: int, *, variant: str, d_sae: int, options: Mapping[str, Any]) -> J
         raise InputError(f"option {', '.join(unknown)}: {variant} has none of that name; expected some of {known}")
     cfg = saelens.config_from(variant, {"d_in": d_in, "d_sae": d_sae, **mine}, "options")
     recipe = options_to(Recipe, rest, "options")
-    check_recipe(recipe)
+    check_recipe(recipe, cfg)
     return Job(variant, cfg, recipe)
 
 
@@ -198,6 +206,7 @@ def train(
     source = as_source(data)
     named = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "k": k, "l1": l1}
     chosen = {key: value for key, value in named.items() if value is not None} | dict(options or {})
+    chosen = {key: value.item() if isinstance(value, np.generic) else value for key, value in chosen.items()}
     todo = job(source.d_in, variant=variant, d_sae=d_sae, options=chosen)
     folder, identity = (None if out is None else Path(out)), source_identity(source) | dict(metadata or {})
     run = _begin(todo, source, identity, folder, resume=resume, backend=resolve(backend))
@@ -214,6 +223,11 @@ def train(
     return sae
 
 
+def array_sha256(a: np.ndarray) -> str:
+    """Return a hash of an array's bytes, of any dtype."""
+    return hashlib.sha256(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data).hexdigest()
+
+
 def source_identity(source: Source) -> dict[str, Any]:
     """Return what tells this data from other data, as far as the kind of source lets one say."""
     known: dict[str, Any] = {"d_in": source.d_in, "rows": source.rows}
@@ -222,9 +236,9 @@ def source_identity(source: Source) -> dict[str, Any]:
         known |= {"cache": index.cache.identity, "hooks": list(index.hooks), "budget": source.budget}
         known |= {"kept": hashlib.sha256(index.bits.tobytes()).hexdigest(), "meta": dict(index.cache.manifest.meta)}
     elif isinstance(source, ArraySource):
-        known["sha256"] = hashlib.sha256(np.ascontiguousarray(source.x).data).hexdigest()
+        known |= {"dtype": str(source.x.dtype), "sha256": array_sha256(source.x)}
     elif isinstance(source, SyntheticSource):
-        known["dictionary_sha256"] = hashlib.sha256(np.ascontiguousarray(source.model.dictionary).data).hexdigest()
+        known["dictionary_sha256"] = array_sha256(source.model.dictionary)
     return known
 
 
@@ -274,7 +288,8 @@ def refuse_other_job(todo: Job, run: Run, info: Mapping[str, Any], identity: Map
 def _recorder(folder: Path) -> Hook:
     def record(run: Run, values: Record) -> None:
         with (folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
 
     return record
 

@@ -6,7 +6,7 @@ A step changes parameters, moments and counters in place and takes nothing off t
 declared points only: logging, checkpoints, resampling.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,9 +21,7 @@ from minisae.optim import AdamState, adam_init, adam_step, clip_by_global_norm, 
 from minisae.recipe import Recipe, check_recipe
 from minisae.sae import variant as variant_module
 from minisae.schedules import anneal, decay, warmup
-
-INIT_STREAM, RESAMPLE_STREAM = 1, 2
-"""Independent streams of the seed: rows for initialisation, resampling."""
+from minisae.streams import child_seed, generator
 
 
 class Run(NamedTuple):
@@ -54,10 +52,10 @@ class Run(NamedTuple):
 
 
 class Diverged(ArithmeticError):
-    """The loss was not finite; ``step`` is the first step (counted from 0) at which it was not."""
+    """A loss was not finite, or what a step left behind; ``step`` is that step, counted from 0."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"the loss was not finite at step {step}")
+        super().__init__(f"loss or parameters were not finite at step {step}")
         self.step = step
 
 
@@ -69,13 +67,14 @@ def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: st
     """Return a run at step 0: parameters drawn, ``b_dec`` and the input scale estimated on rows of the source."""
     module = variant_module(variant)
     module.check_config(cfg)
-    check_recipe(recipe)
+    check_recipe(recipe, cfg)
     if source.d_in != cfg.d_in:
         raise InputError(f"d_in: the data has width {source.d_in}, the configuration says {cfg.d_in}")
-    sample = sample_rows(source, recipe.init_rows, seed=stream_seed(recipe.seed, INIT_STREAM))  # (n, d_in)
+    seed = child_seed(recipe.seed, "init_rows")
+    sample = np.concatenate(list(sample_chunks(source, recipe.init_rows, seed=seed)))  # (n, d_in)
     scale = input_scale(sample, recipe.input_scale)
     dtype = np.dtype(recipe.dtype)
-    rng = np.random.default_rng([recipe.seed, INIT_STREAM])
+    rng = generator(recipe.seed, "init")
     host = module.init(cfg, rng, sample=sample * np.float32(scale), dtype=dtype)
     params = {name: to_device(p, backend) for name, p in host.items()}
     xp = namespace(params["W_dec"])
@@ -86,17 +85,14 @@ def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: st
     )  # fmt: skip
 
 
-def stream_seed(seed: int, stream: int) -> int:
-    """Return the seed of an independent stream of the run."""
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
-
-
-def sample_rows(source: Source, n: int, *, seed: int) -> np.ndarray:
-    """Return up to ``n`` rows ``(n, d_in)`` of a shuffled source, as many as it has."""
-    n = n if source.rows is None else min(n, source.rows)
-    size = min(n, 4096)
-    batches = source.batches(size, seed=seed)
-    return np.concatenate([next(batches) for _ in range(-(-n // size))])[:n]
+def sample_chunks(source: Source, n: int, *, seed: int) -> Iterator[np.ndarray]:
+    """Yield up to ``n`` rows of a shuffled source, as many as it has, in chunks of at most 4096 ``(rows, d_in)``."""
+    left = n if source.rows is None else min(n, source.rows)
+    for batch in source.batches(min(left, 4096), seed=seed):
+        yield batch[:left]
+        left -= len(batch)
+        if left <= 0:
+            return
 
 
 def input_scale(x: np.ndarray, how: str) -> float:
@@ -157,7 +153,8 @@ def step(run: Run, x: Array) -> tuple[Run, dict[str, Array]]:
 
 def _batch_r2(x: Array, x_hat: Array) -> Array:
     error, spread = x - x_hat, x - x.mean(axis=0)  # (n, d_in) each
-    return 1 - (error * error).sum() / (spread * spread).sum()
+    total = (spread * spread).sum()  # ()
+    return 1 - (error * error).sum() / (total + (total == 0))
 
 
 def update(run: Run, grads: dict[str, Array], lr: float, *, unit: bool) -> AdamState:
@@ -185,16 +182,19 @@ def maybe_resample(run: Run, source: Source) -> int:
         return 0
     window = r.resample_after or r.resample_every * r.batch_size // 2
     dead = to_host(run.idle) >= window  # (d_sae,)
-    rows = r.resample_rows if r.resample == "bricken" else r.batch_size
     if not dead.any():
         return 0
-    seed = stream_seed(run.step, stream_seed(r.seed, RESAMPLE_STREAM))
-    x = sample_rows(source, rows, seed=seed).astype(r.dtype, copy=False)  # (n, d_in)
-    if run.scale != 1:
-        x *= run.scale
+    rows = r.resample_rows if r.resample == "bricken" else r.batch_size
+    seed = child_seed(r.seed, "resample_rows", run.step)
+
+    def chunks() -> Iterator[Array]:
+        for x in sample_chunks(source, rows, seed=seed):
+            x = x.astype(r.dtype, copy=False)  # (rows, d_in)
+            yield x * run.scale if run.scale != 1 else x
+
     count = dead_.resample(
-        r.resample, variant_module(run.variant), run.params, run.adam, run.cfg, dead, x,
-        np.random.default_rng([r.seed, RESAMPLE_STREAM, run.step]), scale=r.resample_scale or None,
+        r.resample, variant_module(run.variant), run.params, run.adam, run.cfg, dead, chunks,
+        generator(r.seed, "resample", run.step), scale=r.resample_scale or None,
     )  # fmt: skip
     run.idle[...] = namespace(run.idle).where(to_device(dead, backend_of(run.idle)), 0, run.idle)
     return count
@@ -240,9 +240,11 @@ def fit(
             break
         if save and run.step % r.save_every == 0:
             refuse_divergence(run)
+            refuse_broken_state(run)
             save(run)
+    refuse_divergence(run)
+    refuse_broken_state(run)
     if save:
-        refuse_divergence(run)
         save(run)
     return run
 
@@ -252,3 +254,11 @@ def refuse_divergence(run: Run) -> None:
     first = int(run.bad_step[0])
     if first >= 0:
         raise Diverged(first)
+
+
+def refuse_broken_state(run: Run) -> None:
+    """Raise :class:`Diverged` if the last step left a parameter or moment that is not finite, whatever its loss was."""
+    for arrays in (run.params, run.adam.m, run.adam.v, run.average):
+        for a in arrays.values():
+            if not namespace(a).isfinite(a).all():
+                raise Diverged(run.step - 1)

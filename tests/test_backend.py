@@ -31,13 +31,14 @@ RECIPES = {
     "ema": {"ema": 0.7},
     "ghost": {"ghost": True},
     "eps before": {"eps_convention": "before_correction"},
-    "schedules": {"lr_warmup": 2, "lr_decay": "cosine", "lr_decay_start": 0.5, "sparsity_warmup": 3},
-    "k falling": {"k_start": 11, "k_anneal": 4},
+    "schedules": {"lr_warmup": 2, "lr_decay": "cosine", "lr_decay_start": 0.5},
     **{f"order {order}": {"order": order, "clip": 0.1} for order in SWITCHES["order"].values},
     **{f"scale {how}": {"input_scale": how} for how in INPUT_SCALES[1:]},
     **{f"dtype {dtype}": {"dtype": dtype} for dtype in DTYPES},
-    "all": {"clip": 0.1, "ema": 0.7, "ghost": True, "k_start": 11, "k_anneal": 4, "input_scale": "mean_norm"},
+    "all": {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"},
 }
+OWN = {"relu": {"sparsity_warmup": 3}, "topk": {"k_start": 11, "k_anneal": 4}}
+"""What only one variant's recipe has."""
 
 
 def cases():
@@ -48,6 +49,7 @@ def cases():
                 yield pytest.param(name, {field: value}, {}, id=f"{name}-{field}-{value}")
         for label, recipe in RECIPES.items():
             yield pytest.param(name, {}, recipe, id=f"{name}-{label}")
+        yield pytest.param(name, {}, RECIPES["all"] | OWN.get(name, {}), id=f"{name}-own")
 
 
 def source():
@@ -98,7 +100,8 @@ def test_steps_are_bit_identical_and_never_wait(variant, options, recipe):
     assert run.step == STEPS
 
 
-DECLARED = {"fit", "refuse_divergence", "maybe_resample", "resample", "row_losses"}
+DECLARED = {"fit", "refuse_divergence", "refuse_broken_state", "maybe_resample"}
+DECLARED |= {"resample", "row_losses", "_drawn", "pick_rows"}
 """Functions at whose lines training may wait: logging, checkpoint, resampling."""
 
 
@@ -127,8 +130,10 @@ def test_fit_waits_once_a_number_and_log():
         fit(started("topk", {}, {"steps": 4, "log_every": 2, "save_every": 100}, "costume"), source())
     copies = [event for event in seen if event.what.startswith("asarray")]
     reads = [event.what for event in seen if event not in copies and "(train.py" in event.where]
-    # Twice: the step latched as bad; loss, mse, auxk, l0, r2 and dead.
-    assert reads == ["int()", *["float()"] * 6] * 2
+    # Twice: the step latched as bad; loss, mse, auxk, l0, r2 and dead. At the end: whether all is finite.
+    log = ["int()", *["float()"] * 6]
+    assert reads[:14] == log * 2
+    assert reads[14:] == ["int()", *["bool()"] * 12]
 
 
 def test_fallbacks_are_counted_on_a_device_only():

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -47,8 +48,51 @@ def test_wrong_widths_are_one_line():
     sae, _ = make()
     with pytest.raises(InputError, match=r"^x: expected rows of width d_in = 5, got shape \(7, 6\)$"):
         sae.encode(np.zeros((7, 6)))
-    with pytest.raises(InputError, match=r"^f: expected width d_sae = 13, got shape \(7, 6\)$"):
+    with pytest.raises(InputError, match=r"^f: expected a code of width d_sae = 13, got \(7, 6\)$"):
         sae.decode(np.zeros((7, 6)))
+    for code, came in ((np.zeros(13), r"\(13,\)"), ([0.0], "list"), (3.0, "float")):
+        with pytest.raises(InputError, match=f"^f: expected a code of width d_sae = 13, got {came}$"):
+            sae.decode(code)
+
+
+def test_rows_that_are_not_finite_are_refused():
+    sae, x = make()
+    x[3, 1] = np.nan
+    with pytest.raises(InputError, match="x: "):
+        sae.encode(x)
+
+
+def test_arrays_of_other_types_are_taken():
+    sae, x = make()
+    f = sae.encode(x)
+    np.testing.assert_array_equal(sae.encode(x.tolist()), f)
+    rounded = x.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(sae.encode(rounded), sae.encode(rounded.astype(np.float32)))
+
+
+@pytest.mark.peers
+def test_torch_tensors_are_taken():
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra peers)")
+    sae, x = make()
+    tensor = torch.from_numpy(x).to(torch.bfloat16).requires_grad_()
+    np.testing.assert_array_equal(sae.encode(tensor), sae.encode(tensor.detach().float().numpy()))
+    trained = minisae.train(tensor.detach(), d_sae=13, k=2, steps=3, batch_size=5)
+    assert trained.cfg.d_in == 5
+
+
+def test_half_precision_weights_compute_in_single(tmp_path):
+    sae, x = make()
+    half = sae._replace(params={key: p.astype(np.float16) for key, p in sae.params.items()})
+    half.save(tmp_path)
+    again = minisae.load(tmp_path)
+    assert {p.dtype for p in again.params.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(again.decode(again.encode(x)), sae.decode(sae.encode(x)), atol=0.02)
+
+
+def test_saving_over_a_file_is_one_line(tmp_path):
+    (tmp_path / "taken").write_text("x")
+    with pytest.raises(InputError, match="expected a folder to write to, found a file"):
+        make()[0].save(tmp_path / "taken")
 
 
 def damage_missing(folder):
@@ -81,7 +125,26 @@ def damage_option(folder):
     return "topk has no option surprise"
 
 
-@pytest.mark.parametrize("damage", [damage_missing, damage_truncated, damage_json, damage_shape, damage_option])
+def damage_metadata(folder):
+    cfg = json.loads((folder / "cfg.json").read_text())
+    cfg["metadata"]["minisae"] = "x"
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return "expected metadata.minisae with variant and cfg, got 'x'"
+
+
+def damage_width(folder):
+    cfg = json.loads((folder / "cfg.json").read_text())
+    del cfg["metadata"]["minisae"]["cfg"]["d_in"]
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return "d_in missing"
+
+
+DAMAGES = [
+    damage_missing, damage_truncated, damage_json, damage_shape, damage_option, damage_metadata, damage_width,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_one_line_that_names_the_file(damage, tmp_path):
     make()[0].save(tmp_path)
     line = damage(tmp_path)
@@ -155,4 +218,14 @@ def test_another_format_is_refused(tmp_path):
     text = (tmp_path / "run.json").read_text().replace('"format": 1', '"format": 2')
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match="expected format 1, got 2"):
+        read_run(tmp_path)
+
+
+def test_a_flipped_byte_is_named(tmp_path):
+    write_run(tmp_path, {"step": 1}, {"p": np.arange(97)}, {"m": np.arange(3)})
+    path = tmp_path / "params.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"params.safetensors: damaged, its checksum is not the one in run.json"):
         read_run(tmp_path)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import minisae
 from minisae import cli, commands
 from minisae.cache import write_cache
 from minisae.interop import files
+from minisae.recipe import Recipe
+from minisae.sae import VARIANTS
 from tests.language import small_model, small_texts, text_cache
 
 N, D = 997, 13
@@ -140,7 +143,7 @@ def flip(path, at=-100):
     path.write_bytes(data)
 
 
-def test_info(cache, tmp_path, run):
+def test_info(cache, tmp_path, run, refused):
     _, out, _ = run("info")
     assert {"minisae", "numpy", "blas", "gpu"} <= {line.split()[0] for line in out.splitlines()}
     run("train", cache, "--out", tmp_path / "run", *SETTINGS)
@@ -148,10 +151,65 @@ def test_info(cache, tmp_path, run):
     assert "f     = ReLU(TopK(pre))" in out
     assert "whether b_dec is subtracted" in out
     _, out, _ = run("info", tmp_path / "run", "--json")
-    assert json.loads(out)["cfg"]["k"] == 3
+    assert (strict(out)["cfg"]["k"], strict(out)["recipe"]["dead_after"]) == (3, 500)
     (tmp_path / "run" / "cfg.json").unlink()
-    _, out, _ = run("info", tmp_path / "run")
+    before = bits(tmp_path / "run")
+    _, out, err = run("info", tmp_path / "run")
     assert "30 of 30" in out
+    assert "dead_after        500" in out
+    assert (bits(tmp_path / "run"), err) == (before, [])
+    (tmp_path / "run" / "run.json").write_text('{"format": 1, "variant": "topk"}')
+    refused(["info", tmp_path / "run"], "run.json", "cfg, recipe")
+
+
+def strict(text):
+    """Read JSON as other languages do: without NaN and Infinity."""
+    return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_info_options_lists_every_option(run):
+    _, out, _ = run("info", "options")
+    words = out.split()
+    listed = strict(run("info", "options", "--json")[1])
+    kinds = {**{name: module.Config for name, module in VARIANTS.items()}, "recipe": Recipe}
+    assert list(listed) == list(kinds)
+    for title, kind in kinds.items():
+        assert list(listed[title]) == list(kind._fields)
+        for name, option in listed[title].items():
+            assert option["says"], name
+            assert option["default"] == kind._field_defaults.get(name)
+            assert (option["flag"] or name) in words
+            if kind.__annotations__[name] in (str, bool):
+                assert option["default"] in option["values"], name
+    assert listed["topk"]["relu"]["values"] == ["after", "before"]
+    assert listed["topk"]["k"] == {"default": 32, "says": "Active latents a row.", "values": None, "flag": "--k"}
+    assert "minisae info options" in " ".join(run("train", "--help")[1].split())
+
+
+def test_every_listed_value_is_taken(cache, tmp_path, run):
+    listed = strict(run("info", "options", "--json")[1])
+    for title, options in listed.items():
+        variant = (
+            ["--variant", "relu", "--d-sae", "37", "--steps", "1"] if title == "relu" else [*SIZES, "--steps", "1"]
+        )
+        for name, option in options.items():
+            for value in option["values"] or []:
+                words = [option["flag"], value] if option["flag"] else ["--set", f"{name}={value}"]
+                out = tmp_path / f"{title} {name} {value}"
+                assert run("train", cache, "--out", out, *variant, *words)[0] == 0, out
+
+
+def test_json_has_no_nan(run, monkeypatch):
+    found = commands.Result("", {"a": float("nan"), "b": [1.5, (float("inf"), {"c": float("-inf")})], "d": "NaN"})
+    monkeypatch.setattr(commands, "_machine_info", lambda: found)
+    assert strict(run("info", "--json")[1]) == {"a": None, "b": [1.5, [None, {"c": None}]], "d": "NaN"}
+
+
+def test_eval_of_equal_rows_is_json(tmp_path, run):
+    np.save(tmp_path / "a.npy", np.ones((101, D), np.float32))
+    assert run("train", tmp_path / "a.npy", "--out", tmp_path / "run", "--json", *SETTINGS)[0] == 0
+    status, out, _ = run("eval", tmp_path / "run", "--cache", tmp_path / "a.npy", "--json")
+    assert (status, strict(out)["metrics"]["pooled_r2"]) == (0, None)
 
 
 def test_help_and_version(run):
@@ -180,6 +238,7 @@ USE = [
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour=red"], ["colour", "expected some of"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour"], ["--set", "NAME=VALUE", "colour"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "k=3"], ["--set", "--k"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "clip=1e999"], ["--set", "finite", "clip", "1e999"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--backend", "tpu"], ["backend", "numpy, cupy, auto", "tpu"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--held-out", "1.5"], ["held_out", "1.5"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--hook", "mlp"], ["hook", "mlp"]),
@@ -218,7 +277,31 @@ def test_rows_that_are_not_finite(tmp_path, refused, run):
     refused(["train", tmp_path / "a.npy", "--out", tmp_path / "run", *SETTINGS], "2", "997", "3", "700")
     refused(["cache", "import", tmp_path / "a.npy", "--out", tmp_path / "c"], "2 of 997", "3, 700", "--drop-nonfinite")
     words = ["train", tmp_path / "a.npy", "--out", tmp_path / "run", *SETTINGS, "--drop-nonfinite"]
-    assert run(*words)[0] == 0
+    assert run(*words, "--held-out", "0.2")[0] == 0
+    held = "held out: the last 199 of 995 rows"
+    assert held in run("eval", tmp_path / "run", "--cache", tmp_path / "a.npy")[1]
+    np.save(tmp_path / "b.npy", rows())
+    run("train", tmp_path / "b.npy", "--out", tmp_path / "finite", *SETTINGS)
+    words = ["eval", tmp_path / "finite", "--cache", tmp_path / "a.npy"]
+    refused(words, "2 of 997", "--drop-nonfinite")
+    assert "all 995 rows of other data" in run(*words, "--drop-nonfinite")[1]
+
+
+def test_eval_on_the_array_of_training_and_on_others(tmp_path, run):
+    x = rows()
+    np.save(tmp_path / "a.npy", x)
+    np.save(tmp_path / "b.npy", x[::-1])
+    run("train", tmp_path / "a.npy", "--out", tmp_path / "run", "--held-out", "0.2", *SETTINGS)
+    found = {
+        name: json.loads(run("eval", tmp_path / "run", "--cache", tmp_path / f"{name}.npy", "--json")[1])
+        for name in ("a", "b")
+    }
+    assert found["a"]["how"] == "held out: the last 199 of 997 rows (an array has no documents)"
+    assert (found["a"]["metrics"]["rows"], found["b"]["metrics"]["rows"]) == (199, 997)
+    assert found["b"]["how"] == "all 997 rows of other data than the autoencoder was trained on"
+    np.save(tmp_path / "tail.npy", x[-199:])
+    alone = json.loads(run("eval", tmp_path / "run", "--cache", tmp_path / "tail.npy", "--json")[1])
+    assert alone["metrics"] == found["a"]["metrics"]
 
 
 def test_rows_of_another_width(cache, tmp_path, run, refused):
@@ -260,12 +343,14 @@ def test_resume_with_other_settings(cache, tmp_path, run, refused):
     refused([*words, *SETTINGS, "--resume", "--held-out", "0.2"], "started on other data")
 
 
-def test_divergence_says_the_step_and_what_is_kept(cache, tmp_path, run):
+@pytest.mark.parametrize("lr", ["1e30", "1e39"])
+def test_divergence_says_the_step_and_what_is_kept(lr, cache, tmp_path, run):
     words = ["train", cache, "--out", tmp_path / "run", "--variant", "relu", "--d-sae", "37", "--steps", "90"]
-    status, out, err = run(*words, "--lr", "1e30", "--set", "log_every=1", "--set", "decoder=free")
+    status, out, err = run(*words, "--lr", lr, "--set", "log_every=1", "--set", "decoder=free")
     assert (status, out) == (1, "")
-    assert "the loss was not finite at step" in err[-1]
-    assert "the checkpoint of step 0 is kept" in err[-1]
+    kept = re.escape(f"the checkpoint of step 0 in {tmp_path / 'run'} is kept")
+    assert re.fullmatch(rf"minisae: training diverged at step \d+; {kept}", err[-1])
+    assert commands._saved_step(tmp_path / "run") == 0
 
 
 @pytest.mark.parametrize("after", [0, 3, 7])

@@ -20,7 +20,9 @@ def resampled(how, *, mask=DEAD, scale=None, seed=0):
         {k: np.ones_like(p) for k, p in params.items()}, {k: np.ones_like(p) for k, p in params.items()}, 9
     )
     x = rng.standard_normal((101, 5)) + 2
-    count = dead.resample(how, relu, params, adam, CFG, mask, x, np.random.default_rng(1), scale=scale)
+    count = dead.resample(
+        how, relu, params, adam, CFG, mask, lambda: (x[:40], x[40:]), np.random.default_rng(1), scale=scale
+    )
     return count, before, params, adam, x
 
 
@@ -55,22 +57,36 @@ def test_directions_are_inputs_as_each_source_says():
         np.testing.assert_allclose(nearest, 1, rtol=1e-12)
 
 
-def test_bricken_draws_with_probability_proportional_to_the_squared_loss():
-    """10,000 draws from four rows; the margin is five standard deviations."""
-    losses, x = np.array([1.0, 2.0, 3.0, 0.0]), np.eye(4)
-    drawn = dead._drawn_rows(losses, x, 10_000, np.random.default_rng(0)).sum(axis=0) / 10_000
-    np.testing.assert_allclose(drawn, np.array([1, 4, 9, 0]) / 14, atol=5 * 0.5 / np.sqrt(10_000))
-    assert drawn[3] == 0
+def test_rows_are_drawn_with_probability_proportional_to_the_squared_loss():
+    """8,000 draws of 4 rows whose squared errors are 1, 2, 3 and 0; the margin is five standard deviations."""
+    cfg = relu.Config(4, 8000, l1=0.0)
+    params = {
+        "W_enc": np.zeros((8000, 4)).T,
+        "b_enc": np.zeros(8000),
+        "W_dec": np.zeros((8000, 4)),
+        "b_dec": np.zeros(4),
+    }
+    adam = AdamState(
+        {k: np.zeros_like(p) for k, p in params.items()}, {k: np.zeros_like(p) for k, p in params.items()}, 1
+    )
+    x = np.diag(np.sqrt([1.0, 2.0, 3.0, 0.0]))
+    dead.resample("bricken", relu, params, adam, cfg, np.ones(8000, bool), lambda: [x], np.random.default_rng(0))
+    shares = params["W_dec"].mean(axis=0)
+    np.testing.assert_allclose(shares, np.array([1, 4, 9, 0]) / 14, atol=5 * 0.5 / np.sqrt(8000))
+    assert shares[3] == 0
 
 
-def test_row_losses_add_up_to_the_objective():
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("weight", ["plain", "decoder_norm"])
+def test_row_losses_add_up_to_the_objective(reduction, weight):
     rng = np.random.default_rng(3)
-    params, x = perturbed(relu, CFG, rng), rng.standard_normal((101, 5))
-    out, _ = relu.forward(params, x, CFG)
-    terms = relu.objective(params, out, x, CFG)
-    whole = dead.row_losses(relu, params, x, CFG, penalty=True)
+    cfg = CFG._replace(reduction=reduction, l1_weight=weight)
+    params, x = perturbed(relu, cfg, rng), rng.standard_normal((101, 5))
+    out, _ = relu.forward(params, x, cfg)
+    terms = relu.objective(params, out, x, cfg)
+    whole = dead.row_losses(relu, params, x, cfg, penalty=True)
     np.testing.assert_allclose(whole.mean(), terms["mse"].value + terms["l1"].value)
-    np.testing.assert_allclose(dead.row_losses(relu, params, x, CFG, penalty=False).mean(), terms["mse"].value)
+    np.testing.assert_allclose(dead.row_losses(relu, params, x, cfg, penalty=False).mean(), terms["mse"].value)
 
 
 def test_nothing_happens_when_nothing_is_dead():

@@ -52,7 +52,8 @@ def written(folder):
 
 def test_the_folder_holds_what_it_says(out):
     assert sorted(path.name for path in out.iterdir()) == sorted(set(demo.MADE) - {"control"})
-    numbers = json.loads((out / "metrics.json").read_text())
+    text = (out / "metrics.json").read_text()
+    numbers = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert numbers["finished"]
     assert set(numbers["metrics"]) == {"topk", "relu", "pca", "control"}
     assert [len(points) for points in numbers["sweeps"].values()] == [2, 2, 2, 2]

@@ -11,6 +11,7 @@ from minisae.checkpoint import SAE
 from minisae.errors import InputError
 from minisae.evaluate import MEANING, documents_of, evaluate, held_out_rows, in_order, model_numbers
 from minisae.interventions import averaged, effects, spliced, zeroed
+from minisae.runs import source_identity
 from minisae.sae import relu, topk
 from tests.language import HOOK, small_model, small_texts, text_cache
 
@@ -63,7 +64,36 @@ def test_rows_of_the_split_of_training(tmp_path):
     assert "trained on them" in everything.how
     other = held_out_rows(sae._replace(metadata={"cache": "another", "selection": chosen}), cache)
     assert other.source.rows == view(cache, filters=filters).rows
-    assert "did not see" in other.how
+    assert other.how == f"all {other.source.rows} rows of other data than the autoencoder was trained on"
+    part = held_out_rows(sae._replace(metadata={"cache": cache.identity, "rows": 17}), cache)
+    assert part.how.endswith("was trained on 17 of them, nothing was held out")
+
+
+def test_rows_of_an_array():
+    known = source_identity(ArraySource(X[:701]))
+    sae = random_sae()._replace(metadata=known)
+    held = held_out_rows(sae, X)
+    np.testing.assert_array_equal(held.source.x, X[701:])
+    assert held.how == "held out: the last 296 of 997 rows (an array has no documents)"
+    np.testing.assert_array_equal(held_out_rows(sae, X.astype(np.float64)).source.x, X[701:])
+    assert "was trained on them, nothing was held out" in held_out_rows(sae, X[:701]).how
+    for other in (X[1:], X[:13], X[:, :7]):
+        rows = held_out_rows(sae, other)
+        assert rows.how == f"all {len(other)} rows of other data than the autoencoder was trained on"
+        assert rows.source.rows == len(other)
+    assert held_out_rows(random_sae(), X).source.rows == 997
+
+
+def test_rows_of_an_array_past_the_filter_of_training():
+    x = X.copy()
+    x[[3, 800]] = np.nan
+    finite = np.delete(x, [3, 800], axis=0)
+    chosen = {"filters": Filters(drop_nonfinite=True)._asdict(), "held_out": 0.3, "seed": 3, "hook": None}
+    known = source_identity(ArraySource(finite[:701])) | {"selection": chosen}
+    np.testing.assert_array_equal(held_out_rows(random_sae()._replace(metadata=known), x).source.x, finite[701:])
+    with pytest.raises(InputError, match="2 of 997 with NaN"):
+        held_out_rows(random_sae(), x)
+    assert held_out_rows(random_sae(), x, drop_nonfinite=True).source.rows == 995
 
 
 def test_documents_come_back_from_the_cache(tmp_path):

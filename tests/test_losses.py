@@ -47,9 +47,7 @@ def test_gather_adds_slopes_of_the_same_output():
 def test_float32_stays_float32():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, 7, 5)).astype(np.float32)
-    aux = losses.aux_k(
-        x, y, x + y, np.array(True), coefficient=0.5, normaliser="residual_variance", through_residual=True
-    )
+    aux = losses.aux_k(x, y, x + y, np.int64(1), coefficient=0.5, normaliser="residual_variance", through_residual=True)
     ghost = losses.ghost(
         rng.standard_normal((7, 11)).astype("f"), x, y, rng.standard_normal((11, 5)).astype("f"), np.arange(11) > 7
     )

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -140,6 +141,22 @@ def test_resuming_elsewhere_warns(tmp_path):
     path.write_text(json.dumps(info))
     with pytest.warns(UserWarning, match="resumed elsewhere \\(threads 77 → .*\\); the last bits may differ"):
         train(tmp_path / "run", resume=True)
+
+
+def test_a_run_file_without_its_keys_is_one_line(tmp_path):
+    train(tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    info = json.loads(path.read_text())
+    del info["machine"]
+    path.write_text(json.dumps(info))
+    with pytest.raises(InputError, match=r"run.json: expected variant, .*; machine missing"):
+        train(tmp_path / "run", resume=True)
+
+
+def test_bf16_arrays_are_taken():
+    x = X.astype(ml_dtypes.bfloat16)
+    sae = minisae.train(x, **SETTINGS | {"steps": 3})
+    assert sae.metadata["dtype"] == "bfloat16"
 
 
 def test_unknown_options_are_named():

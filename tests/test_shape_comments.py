@@ -43,7 +43,8 @@ OPTIONS = {
         {"k": 2, "relu": "before", "auxk_reach": "decoder", "auxk_normaliser": "input_variance"},
     ),
 }
-RECIPE = {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm", "k_start": 5, "k_anneal": 2}
+RECIPE = {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"}
+OWN = {"relu": {"sparsity_warmup": 2}, "topk": {"k_start": 5, "k_anneal": 2}}
 
 
 def rows(n=101, d_in=D_IN, seed=0):
@@ -57,7 +58,7 @@ def training():
             for reference in (True, False):
                 recipe = Recipe(
                     steps=STEPS, batch_size=N, dead_after=N, init_rows=29, log_every=1, resample=how, resample_every=2,
-                    resample_after=1, resample_rows=31, **RECIPE,
+                    resample_after=1, resample_rows=31, **RECIPE, **OWN[name],
                 )  # fmt: skip
                 with reference_ops() if reference else nullcontext():
                     run = start(array_source(rows()), name, VARIANTS[name].Config(D_IN, D_SAE, **options), recipe)

@@ -9,7 +9,7 @@ import minisae
 
 ROOT = Path(minisae.__file__).parent.parent
 LAYERS = (
-    ("minisae.errors", "minisae.version", "minisae.backend"),
+    ("minisae.errors", "minisae.version", "minisae.backend", "minisae.streams"),
     ("minisae.ops",),
     ("minisae.losses", "minisae.optim", "minisae.schedules"),
     ("minisae.sae", "minisae.conventions", "minisae.dead", "minisae.recipe", "minisae.synthetic"),

@@ -81,10 +81,36 @@ def test_divergence_names_its_step_and_saves_nothing_more():
     assert saved == [5, 10, 15, 20]
 
 
+@pytest.mark.parametrize(("save_every", "saved_steps"), [(1, [1]), (100, [])])
+def test_parameters_that_are_not_finite_are_never_saved(save_every, saved_steps):
+    """The loss of a step says nothing of what the step leaves behind: here the second step overflows."""
+    source, saved = ArraySource(X), []
+    recipe = Recipe(steps=2, batch_size=31, lr=1e-2, init_rows=211, save_every=save_every, log_every=100)
+    run = t.start(source, "topk", topk.Config(5, 13, 2), recipe)
+
+    def explode(state):
+        saved.append(state.step)
+        state.adam.m["b_enc"][0] = np.inf
+
+    run.adam.m["b_enc"][0] = 0 if save_every == 1 else np.inf
+    with pytest.raises(t.Diverged) as caught:
+        t.fit(run, source, save=explode)
+    assert saved == saved_steps
+    assert caught.value.step in (0, 1)
+
+
+def test_constant_data_is_no_warning():
+    run, records = trained(x=np.ones((211, 5), np.float32))
+    assert run.step == 40
+    assert all(np.isfinite(value) for record in records for value in record.values())
+
+
 def test_ema_is_what_is_kept():
     run, _ = trained(ema=0.9)
     kept = finished(run, metadata={})
-    np.testing.assert_array_equal(kept.params["W_dec"], run.average["W_dec"])
+    np.testing.assert_array_equal(kept.params["W_enc"], run.average["W_enc"])
+    np.testing.assert_allclose(kept.params["W_dec"], run.average["W_dec"], atol=0.01)
+    np.testing.assert_allclose(np.linalg.norm(kept.params["W_dec"], axis=1), 1, rtol=1e-6)
     assert not np.array_equal(run.average["W_dec"], run.params["W_dec"])
 
 

@@ -23,6 +23,10 @@ class Rows(NamedTuple):
     mask: np.ndarray | None
     """``(n,)`` of bool: rows the producer wants; ``None``: all"""
     documents: str
+    where: str = "batches"
+    """What a message calls the source: a file's name, where the rows are read from one."""
+    first: int = 0
+    """Number of the row with which the file begins; messages count from there."""
 
     @property
     def n(self) -> int:
@@ -97,8 +101,8 @@ def _flat_column(a: np.ndarray, lead: tuple[int, ...], name: str) -> np.ndarray:
     return a.reshape(-1)
 
 
-def flat_batches(batches: Iterable[Any], *, start: int, skip: int, source_dtype: str | None) -> Iterator[Rows]:
-    """Flatten the batches of a producer that begins at row ``start``; rows before ``skip`` are passed over."""
+def flat_batches(batches: Iterable[Any], *, start: int, source_dtype: str | None) -> Iterator[Rows]:
+    """Flatten the batches of a producer that begins at row ``start``."""
     row0, sequences = start, 0
     for batch in batches:
         rows = flat(batch, row0=row0, sequences=sequences, source_dtype=source_dtype)
@@ -107,20 +111,29 @@ def flat_batches(batches: Iterable[Any], *, start: int, skip: int, source_dtype:
                 raise InputError("batches: expected doc_id in every batch where start > 0, got (b, t, d_in) without it")
             sequences = int(rows.columns["doc_id"][-1]) + 1 if rows.n else sequences
         row0 += rows.n
-        if row0 > skip:
-            yield later(rows, skip - rows.row0)
+        yield rows
 
 
-def later(rows: Rows, count: int) -> Rows:
+def passed_over(stream: Iterable[Rows], *, start: int, skip: int) -> Iterator[Rows]:
+    """Yield a stream that begins at row ``start`` from row ``skip`` on; refuse one that ends before that row."""
+    end = start
+    for rows in stream:
+        end += rows.n
+        if end > skip:
+            yield _later(rows, skip - rows.row0)
+    if end < skip:
+        raise InputError(f"batches: expected at least {skip} rows, which the cache already holds, got {end}")
+
+
+def _later(rows: Rows, count: int) -> Rows:
     """Return ``rows`` without the first ``count`` (nothing is dropped for a count below 1)."""
     if count <= 0:
         return rows
-    return Rows(
-        rows.row0 + count,
-        {name: a[count:] for name, a in rows.acts.items()},
-        {name: a[count:] for name, a in rows.columns.items()},
-        None if rows.mask is None else rows.mask[count:],
-        rows.documents,
+    return rows._replace(
+        row0=rows.row0 + count,
+        acts={name: a[count:] for name, a in rows.acts.items()},
+        columns={name: a[count:] for name, a in rows.columns.items()},
+        mask=None if rows.mask is None else rows.mask[count:],
     )
 
 
@@ -137,8 +150,8 @@ def kept(stream: Iterable[Rows], *, dtype: str, filters: Filters) -> Iterator[Pi
         this = ({name: a.shape[1] for name, a in rows.acts.items()}, tuple(rows.columns))
         kind = kind or this
         if this != kind:
-            raise InputError(f"batches: expected {_described(*kind)} in every batch, got {_described(*this)}")
-        require_columns(filters, rows.columns, "batches")
+            raise InputError(f"{rows.where}: expected {_described(*kind)} in every batch, got {_described(*this)}")
+        require_columns(filters, rows.columns, rows.where)
         keep = keep_by_columns(filters, rows.columns, rows.n)  # (n,)
         if rows.mask is not None:
             keep &= rows.mask
@@ -148,7 +161,7 @@ def kept(stream: Iterable[Rows], *, dtype: str, filters: Filters) -> Iterator[Pi
         for name, x in acts.items():
             bad = bad_rows(x)  # (n_kept,)
             if bad.any() and not filters.drop_nonfinite:
-                raise InputError(nonfinite_message(name, x, bad, index + rows.row0))
+                raise InputError(nonfinite_message(f"{rows.where}: {name}", x, bad, index + rows.row0 - rows.first))
             good &= ~bad
         if not good.all():
             index, acts = index[good], {name: x[good] for name, x in acts.items()}

@@ -1,10 +1,9 @@
 """What ``minisae cache import``, ``info`` and ``check`` do."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minisae.cache.batches import Rows
 from minisae.cache.filters import KEEP_ALL, Filters, check_filters
 from minisae.cache.format import LOG, check_shard, read_log, read_manifest
 from minisae.cache.reader import Cache, damaged_shards, open_cache
@@ -33,7 +32,8 @@ def import_(
         Files or folders: ``.npy``, ``.npz``, ``.safetensors`` (also an index or a folder of shards), ``.pt``
         (tensors only), HDF5, zarr, Arrow, Parquet, a Hugging Face data set folder, a saev folder, or another cache.
     out
-        The cache's folder: new, empty, or an unfinished import of the same sources with the same settings.
+        The cache's folder: new, empty, or an import of the same sources with the same settings. What it holds is
+        compared with the sources, which are read from their beginning again, and the rest is written.
     keys
         Names of the arrays to take; by default every float array of two or three dimensions. Several become hooks
         of the same rows.
@@ -47,21 +47,18 @@ def import_(
     Raises
     ------
     InputError
-        For unreadable or disagreeing sources, and whatever :func:`minisae.cache.write_cache` refuses.
+        For unreadable, disagreeing or changed sources, and whatever :func:`minisae.cache.write_cache` refuses.
     """
     tables = open_tables(sources, keys=keys, source_dtype=source_dtype)
     total = sum(part.rows for part in tables)
     known = {**(meta or {}), "sources": [{"name": part.path.name, "rows": part.rows} for part in tables]}
     settings = Settings(dtype, shard_rows, check_filters(filters), known, tables[0].documents)
 
-    def rows_from(skip: int) -> Iterator[Rows]:
-        return table_rows(tables, skip, source_dtype=source_dtype)
-
     def report(rows: int) -> None:
         if progress is not None:
             progress(rows, total)
 
-    return write_rows(Path(out), rows_from, settings, progress=report)
+    return write_rows(Path(out), table_rows(tables, source_dtype=source_dtype), settings, progress=report)
 
 
 def info(path: str | Path) -> dict[str, Any]:

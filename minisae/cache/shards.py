@@ -20,6 +20,9 @@ if sys.platform != "win32":
 STATS_ROWS = 512
 """Rows of a block of the statistics: fixed, so that they do not depend on the batches."""
 
+ELSEWHERE = "use a new folder"
+"""What to do with rows that are not those of the cache they were to be written to."""
+
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[BinaryIO]:
@@ -46,15 +49,35 @@ def commit(
     """Write shard number ``index`` from its arrays, then its line in the log."""
     rows = len(next(iter(arrays.values())))
     name = f"shard-{index:06d}.safetensors"
-    head = header.build(tensor_list(manifest, rows), {"format": "minisae-cache", "version": "1"})
+    blobs, sha256 = encoded(manifest, arrays)
+    nbytes = len(blobs[0]) + rows * (row_bytes(manifest, tuple(manifest.d_in)) + 4 * len(manifest.columns))
+    stats = {tensor: moments(arrays[tensor]) for tensor in manifest.d_in}
+    write_atomic(folder, name, blobs)
+    append(log, log_line(Shard(name, rows, row0, seen, nbytes, sha256, stats)))
+
+
+def compare(folder: Path, manifest: Manifest, shard: Shard, arrays: dict[str, np.ndarray], *, seen: int) -> None:
+    """Refuse rows that are not, bit for bit, those of a shard already written."""
+    if (seen, encoded(manifest, arrays)[1]) != (shard.seen, shard.sha256):
+        raise differs(folder, shard)
+
+
+def differs(folder: Path, shard: Shard) -> InputError:
+    """Return the error for rows that are not those of a shard already written."""
+    rows = f"rows {shard.row0} to {shard.row0 + shard.rows - 1}"
+    return InputError(f"{folder / shard.file}: expected the data {rows} were written from, got others; {ELSEWHERE}")
+
+
+def encoded(manifest: Manifest, arrays: dict[str, np.ndarray]) -> tuple[list[Any], str]:
+    """Return the bytes of a shard, its header first, and their checksum."""
+    head = header.build(
+        tensor_list(manifest, len(next(iter(arrays.values())))), {"format": "minisae-cache", "version": "1"}
+    )
     blobs: list[Any] = [head, *(a.reshape(-1).view(np.uint8) for a in arrays.values())]
     sha256 = hashlib.sha256()
     for blob in blobs:
         sha256.update(blob)
-    nbytes = len(head) + rows * (row_bytes(manifest, tuple(manifest.d_in)) + 4 * len(manifest.columns))
-    stats = {tensor: moments(arrays[tensor]) for tensor in manifest.d_in}
-    write_atomic(folder, name, blobs)
-    append(log, log_line(Shard(name, rows, row0, seen, nbytes, sha256.hexdigest(), stats)))
+    return blobs, sha256.hexdigest()
 
 
 def moments(x: np.ndarray) -> Stats:

@@ -49,19 +49,18 @@ def open_tables(
     return tables
 
 
-def table_rows(tables: Sequence[Table], skip: int, *, source_dtype: str | None) -> Iterator[Rows]:
-    """Yield the rows of several tables, one after the other, from row number ``skip`` of all on."""
+def table_rows(tables: Sequence[Table], *, source_dtype: str | None) -> Iterator[Rows]:
+    """Yield the rows of several tables, one after the other."""
     row0 = sequences = 0
     for part in tables:
-        inner = max(0, min(skip - row0, part.rows))
-        at = row0 + inner
-        for batch in part.batches(inner) if inner < part.rows else ():
+        at = row0
+        for batch in part.batches():
             if part.sequences:
                 batch["doc_id"] = batch["doc_id"] + sequences
             with reading(part.path, "activations"):
                 rows = flat(batch, row0=at, sequences=0, source_dtype=source_dtype)
             at += rows.n
-            yield rows._replace(documents=part.documents)
+            yield rows._replace(documents=part.documents, where=str(part.path), first=row0)
         row0, sequences = row0 + part.rows, sequences + part.sequences
 
 

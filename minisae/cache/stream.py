@@ -16,6 +16,7 @@ from minisae.cache.arrays import STORED, bad_rows, nonfinite_message, to_floats
 from minisae.cache.format import row_bytes
 from minisae.cache.index import ALIGN, Index, load_blocks, load_column
 from minisae.errors import InputError
+from minisae.streams import generator
 
 BUDGET = 256 * 2**20
 """Bytes of the two pools together: the one in use and the one being read."""
@@ -185,22 +186,22 @@ def pool_rows(view: View) -> int:
 def _plan(view: View, seed: int, epoch: int) -> _Plan:
     """Permute the blocks that hold kept rows, and cut the order into pools."""
     counts = np.diff(view.kept.before)  # (all_blocks,)
-    blocks = np.random.default_rng([seed, epoch, 0]).permutation(np.flatnonzero(counts))  # (n_blocks,)
+    blocks = generator(seed, "epoch", epoch).permutation(np.flatnonzero(counts))  # (n_blocks,)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[blocks])])  # (n_blocks + 1,)
     pool = starts[:-1] // pool_rows(view)  # (n_blocks,)
     edges = np.searchsorted(pool, np.arange(int(pool[-1]) + 2))  # (pools + 1,)
     return _Plan(blocks, edges, starts[edges])
 
 
-def _orders(view: View, seed: int, row: int) -> Iterator[tuple[np.ndarray, tuple[int, int, int], int]]:
-    """Yield, from endless row number ``row`` on, each pool's blocks, its seed, and the first of its rows to use."""
+def _orders(view: View, seed: int, row: int) -> Iterator[tuple[np.ndarray, tuple[int, int], int]]:
+    """Yield, from endless row number ``row`` on, each pool's blocks, its epoch and number, and its first row to use."""
     epoch, offset = divmod(row, view.rows)
     while True:
         plan = _plan(view, seed, epoch)
         pool = int(np.searchsorted(plan.first, offset, side="right")) - 1
         for number in range(pool, len(plan.edges) - 1):
             blocks = np.sort(plan.blocks[plan.edges[number] : plan.edges[number + 1]])  # (pool_blocks,)
-            yield blocks, (seed, epoch, 1 + number), max(0, offset - int(plan.first[number]))
+            yield blocks, (epoch, number), max(0, offset - int(plan.first[number]))
         epoch, offset = epoch + 1, 0
 
 
@@ -220,7 +221,7 @@ def _shuffled(view: View, batch_size: int, seed: int, start: int) -> Iterator[np
         once = single and loads > 0  # a pool that holds everything is read once
         n = view.rows if once else load_blocks(view.kept, blocks, pool)
         loads += 1
-        return pool, np.random.default_rng(key).permutation(n)[first:]
+        return pool, generator(seed, "pool", *key).permutation(n)[first:]
 
     reader = ThreadPoolExecutor(1, thread_name_prefix="cache-reader")
     try:
@@ -245,14 +246,14 @@ def _shuffled_array(x: np.ndarray, batch_size: int, seed: int, start: int) -> It
     """Yield batches of an array in memory; each epoch is one permutation of all rows."""
     n, d_in = x.shape
     epoch, offset = divmod(start * batch_size, n)
-    order = np.random.default_rng([seed, epoch]).permutation(n)[offset:]  # (left,)
+    order = generator(seed, "epoch", epoch).permutation(n)[offset:]  # (left,)
     while True:
         batch = np.empty((batch_size, d_in), np.float32)  # (batch_size, d_in)
         fill = 0
         while fill < batch_size:
             if not len(order):
                 epoch += 1
-                order = np.random.default_rng([seed, epoch]).permutation(n)  # (n,)
+                order = generator(seed, "epoch", epoch).permutation(n)  # (n,)
             take = order[: batch_size - fill]  # (taken,)
             batch[fill : fill + len(take)] = x[take]
             order, fill = order[len(take) :], fill + len(take)

@@ -30,8 +30,8 @@ class Table(NamedTuple):
     documents: str
     sequences: int
     """How many sequences the ``doc_id`` counts, where each sequence is a document."""
-    batches: Callable[[int], Iterator[dict[str, Any]]]
-    """``batches(start)`` yields dicts of ``(n, d_in)`` and ``(n,)`` arrays from row ``start`` on."""
+    batches: Callable[[], Iterator[dict[str, Any]]]
+    """Yields dicts of ``(n, d_in)`` and ``(n,)`` arrays."""
 
 
 def table(path: Path, arrays: Mapping[str, Lazy], *, keys: Sequence[str], source_dtype: str | None) -> Table:
@@ -60,10 +60,10 @@ def table(path: Path, arrays: Mapping[str, Lazy], *, keys: Sequence[str], source
         name: "acts" if len(acts) == 1 else f"acts.{name.removeprefix('acts.').replace('/', '.')}" for name in acts
     }
 
-    def batches(start: int) -> Iterator[dict[str, Any]]:
+    def batches() -> Iterator[dict[str, Any]]:
         width = sum(arrays[name].shape[-1] * arrays[name].dtype.itemsize for name in acts)
         step = max(1, STRETCH // width // t) * t
-        bounds = [start, *range((start // step + 1) * step, rows, step), rows]
+        bounds = [*range(0, rows, step), rows]
         for a, b in itertools.pairwise(bounds):
             batch: dict[str, Any] = {names[name]: _rows(arrays[name], a, b) for name in acts}
             batch |= {column: _column(arrays[name], a, b, rows) for column, name in columns.items()}

@@ -11,6 +11,7 @@ from minisae.cache.index import build_index, filtered, kept_rows
 from minisae.cache.reader import Cache, hook_name, open_cache, read_column
 from minisae.cache.stream import BUDGET, ArraySource, Source, View, array_source
 from minisae.errors import InputError
+from minisae.streams import generator
 
 
 class Split(NamedTuple):
@@ -135,7 +136,7 @@ def _split_documents(source: View, held_out: float, seed: int) -> Split:
     if len(sizes) < 2:
         raise InputError(f"{cache.path}: expected at least 2 documents to hold some out, got {len(sizes)}")
     chosen, taken = [], 0
-    for document in np.random.default_rng(seed).permutation(sorted(sizes)).tolist():
+    for document in generator(seed, "split").permutation(sorted(sizes)).tolist():
         if taken + sizes[document] <= held_out * source.rows:
             chosen.append(document)
             taken += sizes[document]

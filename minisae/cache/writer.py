@@ -2,7 +2,8 @@
 
 Each shard is written under a temporary name, flushed to the disk, renamed, and only then entered in the log, which is
 flushed too. Shards end at fixed row counts, statistics run over fixed blocks of the stored rows, and no file holds a
-time stamp; so the bytes depend on the rows and the settings alone.
+time stamp; so the bytes depend on the rows and the settings alone. Whoever resumes a cache, or writes a finished one
+again, must bring the rows it holds: they are compared with the checksums in the log, shard by shard.
 """
 
 import json
@@ -14,7 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from minisae.cache.arrays import STORED
-from minisae.cache.batches import Piece, Rows, flat_batches, kept, select
+from minisae.cache.batches import Piece, Rows, flat_batches, kept, passed_over
+from minisae.cache.fill import NOTHING, boundary, fill
 from minisae.cache.filters import KEEP_ALL, NORM_SAMPLE, Filters, check_filters, row_norms
 from minisae.cache.format import (
     LOG,
@@ -22,14 +24,12 @@ from minisae.cache.format import (
     Log,
     Manifest,
     check_shard,
-    end_line,
     manifest_text,
     read_log,
     read_manifest,
-    tensor_list,
 )
 from minisae.cache.reader import Cache, open_cache
-from minisae.cache.shards import STATS_ROWS, append, commit, locked, write_atomic
+from minisae.cache.shards import STATS_ROWS, locked, write_atomic
 from minisae.errors import InputError
 
 SHARD_BYTES = 256 * 2**20
@@ -37,7 +37,7 @@ SHARD_BYTES = 256 * 2**20
 
 
 class Settings(NamedTuple):
-    """What must agree between a writer and the unfinished cache it resumes."""
+    """What must agree between a writer and the cache it resumes."""
 
     dtype: str = "bf16"
     shard_rows: int | None = None
@@ -64,12 +64,13 @@ def write_cache(
     Parameters
     ----------
     path
-        The cache's folder: new, empty, or an unfinished cache of the same settings, which is then completed.
+        The cache's folder: new, empty, or a cache of the same settings and rows, which is then completed; a finished
+        one is left as it is.
     batches
         Yields ``(n, d_in)`` or ``(b, t, d_in)`` arrays of NumPy, PyTorch (bf16 too), JAX, TensorFlow, CuPy or DLPack,
         or dicts of ``acts`` (or several ``acts.<hook>`` of the same rows) with, where known, ``doc_id``, ``position``,
-        ``token`` and ``mask`` (rows to keep), each ``(n,)`` or ``(b, t)``. To resume, yield the same rows again; those
-        already written are passed over, or see ``start``.
+        ``token`` and ``mask`` (rows to keep), each ``(n,)`` or ``(b, t)``. To resume, yield the same rows again:
+        those already written are compared with the cache, and one bit that differs is refused; or see ``start``.
     dtype
         ``"bf16"``, ``"fp16"`` or ``"fp32"``: the type rows are stored in.
     shard_rows
@@ -81,23 +82,24 @@ def write_cache(
     source_dtype
         What 2-byte integers or nameless 2-byte types in ``batches`` are (``"bf16"``, ``"fp16"``).
     start
-        The producer's own first row: a producer that can skip begins at :func:`rows_written` and says so here.
+        The producer's own first row: a producer that can skip, or that does not give the same bits twice, begins at
+        :func:`rows_written` and says so here. Shards that reach back before ``start`` are not compared.
     progress
         Called after each batch with the source rows used up so far.
 
     Raises
     ------
     InputError
-        For a folder that holds something else, wrong widths or types, rows that are not finite, a full disk, no rows.
+        For a folder that holds something else or other rows, wrong widths or types, rows that are not finite, a full
+        disk, no rows.
     """
     settings = Settings(dtype, shard_rows, check_filters(filters), meta or {})
-
-    def rows_from(skip: int) -> Iterator[Rows]:
-        if start > skip:
-            raise InputError(f"start: expected at most the {skip} rows already written to {path}, got {start}")
-        return flat_batches(batches, start=start, skip=skip, source_dtype=source_dtype)
-
-    return write_rows(Path(path), rows_from, settings, progress=progress)
+    try:
+        producer = iter(batches)
+    except TypeError:
+        raise InputError(f"batches: expected something that yields arrays, got {type(batches).__name__}") from None
+    rows = flat_batches(producer, start=start, source_dtype=source_dtype)
+    return write_rows(Path(path), rows, settings, start=start, progress=progress)
 
 
 def rows_written(path: str | Path) -> int:
@@ -108,12 +110,13 @@ def rows_written(path: str | Path) -> int:
 
 def write_rows(
     folder: Path,
-    rows_from: Callable[[int], Iterator[Rows]],
+    rows: Iterable[Rows],
     settings: Settings,
     *,
+    start: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Cache:
-    """Write or resume a cache; ``rows_from(skip)`` yields the source's rows from number ``skip`` on."""
+    """Write or resume a cache; ``rows`` yields the source's rows from number ``start`` on."""
     if settings.dtype not in STORED:
         raise InputError(f"dtype: expected one of {', '.join(STORED)}, got {settings.dtype!r}")
     if settings.shard_rows is not None and settings.shard_rows < 1:
@@ -122,15 +125,17 @@ def write_rows(
         manifest = _existing(folder, settings)
         stream = None
         if manifest is None:
-            manifest, stream = _first_look(kept(rows_from(0), dtype=settings.dtype, filters=settings.filters), settings)
+            skip = boundary(folder, NOTHING, start)
+            manifest, stream = _first_look(kept(rows, dtype=settings.dtype, filters=settings.filters), settings)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder, MANIFEST, [manifest_text(manifest).encode()])
         with locked(folder / LOG) as log:
             done = _recover(folder, manifest, log)
-            if not done.finished:
-                if stream is None:
-                    stream = kept(rows_from(done.seen), dtype=settings.dtype, filters=settings.filters)
-                _fill(folder, manifest, done, stream, log, progress)
+            if stream is None:
+                skip = boundary(folder, done, start)
+                rest = passed_over(rows, start=start, skip=skip)
+                stream = kept(rest, dtype=settings.dtype, filters=settings.filters)
+            fill(folder, manifest, done, stream, log, progress, skip=skip)
     except OSError as error:
         raise InputError(
             f"{error.filename or folder}: {error.strerror or error}; finished shards are kept, run it again to resume"
@@ -224,57 +229,3 @@ def _recover(folder: Path, manifest: Manifest, log: BinaryIO) -> Log:
     for shard in done.shards:
         check_shard(folder, shard, manifest)
     return done
-
-
-def _fill(
-    folder: Path,
-    manifest: Manifest,
-    done: Log,
-    stream: Iterator[Piece],
-    log: BinaryIO,
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Gather rows into shards, commit each that is full, and close the log."""
-    size = manifest.shard_rows
-    buffers = {name: np.empty(shape, dtype) for name, dtype, shape in tensor_list(manifest, size)}
-    index, row0, fill = len(done.shards), sum(shard.rows for shard in done.shards), 0
-    used = end = done.seen
-    for piece in stream:
-        _conforms(piece, manifest)
-        piece = select(piece, _within(piece, manifest))
-        arrays, n, at = {**piece.acts, **piece.columns}, len(piece.source), 0
-        while at < n:
-            take = min(n - at, size - fill)
-            for name, buffer in buffers.items():
-                buffer[fill : fill + take] = arrays[name][at : at + take]
-            fill, at = fill + take, at + take
-            used = int(piece.source[at - 1]) + 1
-            if fill == size:
-                commit(folder, manifest, log, buffers, index=index, row0=row0, seen=used)
-                index, row0, fill = index + 1, row0 + size, 0
-        end = piece.end
-        if progress is not None:
-            progress(end)
-    if fill:
-        last = {name: buffer[:fill] for name, buffer in buffers.items()}
-        commit(folder, manifest, log, last, index=index, row0=row0, seen=used)
-        index, row0 = index + 1, row0 + fill
-    append(log, end_line(row0, index, end))
-
-
-def _conforms(piece: Piece, manifest: Manifest) -> None:
-    """Refuse rows that are not of the kind the cache already holds."""
-    widths, columns = {name: x.shape[1] for name, x in piece.acts.items()}, tuple(piece.columns)
-    if (widths, columns) != (manifest.d_in, manifest.columns):
-        raise InputError(
-            f"batches: expected widths {manifest.d_in} and columns {list(manifest.columns)} as in the cache, "
-            f"got {widths} and {list(columns)}"
-        )
-
-
-def _within(piece: Piece, manifest: Manifest) -> np.ndarray:
-    """Return which rows keep to the limit on the norm: ``(n,)`` of bool."""
-    keep = np.ones(len(piece.source), bool)  # (n,)
-    for name, limit in manifest.norm_limit.items():
-        keep &= row_norms(piece.acts[name]) <= limit
-    return keep

@@ -57,8 +57,13 @@ def read(path: Path) -> tuple[str, Any, dict[str, np.ndarray], dict[str, Any]]:
         says.
     """
     fields = read_json(path / CONFIG)
-    metadata = dict(fields.get("metadata") or {})
-    ours = metadata.pop("minisae", None)
+    metadata = fields.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path / CONFIG}: expected metadata to be an object, got {type(metadata).__name__}")
+    ours = metadata.get("minisae")
+    if ours is not None and not (isinstance(ours, dict) and isinstance(ours.get("cfg"), dict) and "variant" in ours):
+        raise InputError(f"{path / CONFIG}: expected metadata.minisae with variant and cfg, got {ours!r:.60}")
+    metadata = {key: value for key, value in metadata.items() if key != "minisae"}
     name = ours["variant"] if ours else _variant_of(fields, path)
     cfg = config_from(name, ours["cfg"] if ours else _options_of(fields, name), path / CONFIG)
     return name, cfg, read_params(path / WEIGHTS, name, cfg), metadata
@@ -93,6 +98,9 @@ def config_from(name: str, options: Mapping[str, Any], source: object) -> Any:
     if unknown:
         known = ", ".join(module.Config._fields)
         raise InputError(f"{source}: {name} has no option {', '.join(unknown)}; expected some of {known}")
+    missing = sorted(set(module.Config._fields) - set(module.Config._field_defaults) - set(options))
+    if missing:
+        raise InputError(f"{source}: {', '.join(missing)} missing")
     cfg = module.Config(**options)
     module.check_config(cfg)
     return cfg
@@ -108,6 +116,8 @@ def read_params(path: Path, name: str, cfg: Any) -> dict[str, np.ndarray]:
     """
     arrays = read_arrays(path)
     params = {}
+    # One dtype for all; half precision is for files, not for products.
+    dtype = np.result_type(np.float32, *(a for key, a in arrays.items() if key in VARIANTS[name].SHAPES))
     for key, letters in VARIANTS[name].SHAPES.items():
         shape = tuple(getattr(cfg, letter) for letter in letters)
         if key not in arrays:
@@ -115,6 +125,9 @@ def read_params(path: Path, name: str, cfg: Any) -> dict[str, np.ndarray]:
         a = arrays[key]
         if a.shape != shape:
             raise InputError(f"{path}: {key} is {a.shape}; expected ({', '.join(letters)}) = {shape}")
+        if not np.issubdtype(a.dtype, np.floating):
+            raise InputError(f"{path}: {key} is {a.dtype}; expected a float type")
+        a = a.astype(dtype, copy=False)
         if not np.isfinite(a).all():
             raise InputError(f"{path}: {key} has {int((~np.isfinite(a)).sum())} entries that are not finite")
         params[key] = feature_major(a) if key == "W_enc" else a

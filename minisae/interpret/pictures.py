@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator
 
 from minisae.backend import to_host
 from minisae.metrics import CosineStructure, density_histogram, unit_rows
+from minisae.streams import generator
 from minisae.train import Record
 
 STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#000000", ":", "^"), ("#009E73", "-.", "D"))
@@ -137,4 +138,5 @@ def decoder_cosines(structures: Mapping[str, CosineStructure]) -> Figure:
 
 def random_directions(d_sae: int, d_in: int, seed: int) -> np.ndarray:
     """Return random unit rows ``(d_sae, d_in)``: what a dictionary's cosines are to be compared with."""
-    return np.asarray(unit_rows(np.random.default_rng(seed).standard_normal((d_sae, d_in)).astype(np.float32)))
+    drawn = generator(seed, "random_directions").standard_normal((d_sae, d_in))  # (d_sae, d_in)
+    return np.asarray(unit_rows(drawn.astype(np.float32)))

@@ -8,6 +8,7 @@ from minisae.ops.code import (
     dense,
     fired,
     l0,
+    sparse,
 )
 from minisae.ops.dispatch import fallbacks, known_false, reference_ops
 from minisae.ops.products import affine, code_slope, decode, weight_slope
@@ -33,6 +34,7 @@ __all__ = [
     "reference_ops",
     "relu",
     "row_norms",
+    "sparse",
     "top_k",
     "top_k_among",
     "top_k_mask",

@@ -82,6 +82,11 @@ def dense(f: Code) -> Array:
     return f.dense() if isinstance(f, SparseCode) else f
 
 
+def sparse(f: Code) -> SparseCode:
+    """Return a code on the host as a :class:`SparseCode`, whichever form it has."""
+    return f if isinstance(f, SparseCode) else compress(f != 0, f)
+
+
 def _fired_cpu(f: Code) -> Array:
     if isinstance(f, SparseCode):
         return np.bincount(f.columns[f.values != 0], minlength=f.shape[1]) > 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minisae.backend import Array
-from minisae.conventions import check, check_number
+from minisae.conventions import SWITCHES, check, check_number
 from minisae.ops import Code, affine, column_sum, decode, geometric_median, normalise_rows, weight_slope
 
 Params = dict[str, Array]
@@ -33,7 +33,7 @@ def check_config(cfg: Any) -> None:
     check_number("d_in", cfg.d_in, least=1, whole=True)
     check_number("d_sae", cfg.d_sae, least=1, whole=True)
     for name in cfg._fields:
-        if name in ("subtract_b_dec", "reduction", "l1_weight", "relu", "auxk_normaliser", "auxk_reach", "decoder"):
+        if name in SWITCHES:
             check(name, getattr(cfg, name))
 
 

@@ -50,6 +50,10 @@ class Config(NamedTuple):
     """What AuxK is divided by."""
     auxk_reach: str = "latents"
     """What AuxK trains."""
+    auxk_relu: bool = True
+    """ReLU on the code of the dead latents; without it (SAELens) negative values enter too."""
+    auxk_few: str = "full"
+    """``"proportional"``: AuxK counts ``n_dead / k_aux`` while fewer than ``k_aux`` are dead (SAELens, sparsify)."""
     decoder: str = "unit"
     """``"unit"`` decoder rows, or ``"free"``."""
 
@@ -64,7 +68,7 @@ class Out(NamedTuple):
     pre: Array
     """Pre-activations ``(n, d_sae)``."""
     aux: Array | None
-    """Reconstruction from dead latents ``(n, d_in)``; ``None`` where no ``dead`` was given."""
+    """Reconstruction from dead latents ``(n, d_in)``; ``None`` without ``dead``, or with AuxK off."""
 
 
 class Cache(NamedTuple):
@@ -88,6 +92,11 @@ def check_config(cfg: Config) -> None:
         raise InputError(f"k: expected at most d_sae = {cfg.d_sae}, got {cfg.k}")
 
 
+def aux_width(cfg: Config) -> int:
+    """Return how many dead latents a row AuxK takes at most."""
+    return min(cfg.k_aux or max(1, cfg.d_in // 2), cfg.d_sae)
+
+
 def encode(params: Params, x: Array, cfg: Config) -> Code:
     """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``."""
     return top_k(linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1], cfg.k)
@@ -98,8 +107,8 @@ def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None)
     seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
     f = top_k(pre, cfg.k)  # (n, d_sae)
     f_aux = aux = None
-    if dead is not None:
-        f_aux = top_k_among(pre, min(cfg.k_aux or max(1, cfg.d_in // 2), cfg.d_sae), dead)  # (n, d_sae)
+    if dead is not None and cfg.auxk > 0:
+        f_aux = top_k_among(pre, aux_width(cfg), dead, rectify=cfg.auxk_relu)  # (n, d_sae)
         aux = decode_code(f_aux, params["W_dec"])  # (n, d_in)
     return Out(linear.reconstruct(params, f), f, pre, aux), Cache(seen, f, f_aux)
 
@@ -129,8 +138,9 @@ def objective(
     """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is not used by this variant."""
     terms = {"mse": losses.mse(out.x_hat, y, reduction=cfg.reduction)}
     if out.aux is not None and dead is not None and cfg.auxk > 0:
+        few = aux_width(cfg) if cfg.auxk_few == "proportional" else 1
         terms["auxk"] = losses.aux_k(
-            out.aux, out.x_hat, y, dead.any(axis=-1), coefficient=cfg.auxk, reduction=cfg.reduction,
+            out.aux, out.x_hat, y, dead.sum(axis=-1), few=few, coefficient=cfg.auxk, reduction=cfg.reduction,
             normaliser=cfg.auxk_normaliser, through_residual=cfg.auxk_reach == "everything",
         )  # fmt: skip
     return terms

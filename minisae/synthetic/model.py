@@ -7,6 +7,7 @@ from scipy.special import ndtr
 
 from minisae.backend import Array
 from minisae.errors import InputError
+from minisae.streams import generator
 from minisae.synthetic.dictionary import orthogonalise, random_dictionary
 from minisae.synthetic.firing import Hierarchy, calibrate, correlation_factor, waves
 
@@ -97,7 +98,7 @@ def make(
         raise InputError(f"hierarchy: expected {n_feat} parents, got {len(hierarchy.parent)}")
     wanted = _per_feature("p", p, n_feat, high=1)  # (n_feat,)
     scale, std = _magnitude_options(magnitude, magnitude_scale, magnitude_std, n_feat)
-    parts = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0, i))) for i in range(4)]
+    parts = [generator(seed, "synthetic_model", i) for i in range(4)]
     dictionary = random_dictionary(n_feat, d_in, parts[0])  # (n_feat, d_in)
     if orthogonal_steps:
         dictionary = orthogonalise(dictionary, steps=orthogonal_steps, lr=orthogonal_lr)  # (n_feat, d_in)

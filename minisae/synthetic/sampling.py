@@ -10,6 +10,7 @@ from scipy.special import ndtr, ndtri
 from minisae.backend import Array
 from minisae.errors import InputError
 from minisae.ops import decode, relu
+from minisae.streams import generator
 from minisae.synthetic.firing import Hierarchy
 from minisae.synthetic.model import SyntheticModel
 
@@ -77,16 +78,7 @@ class SyntheticSource(NamedTuple):
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("start", start, 0)):
             if value < least:
                 raise InputError(f"{name}: expected a whole number from {least}, got {value}")
-        return (sample(self.model, batch_size, batch_generator(seed, index)).x for index in count(start))
-
-
-def batch_generator(seed: int, index: int) -> np.random.Generator:
-    """Return the generator of batch ``index``.
-
-    A spawn key, not ``default_rng([seed, index])``: that one equals ``default_rng(seed)`` at index 0, and training
-    would begin on the very bits that the weights were drawn from.
-    """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1, index)))
+        return (sample(self.model, batch_size, generator(seed, "synthetic_batch", index)).x for index in count(start))
 
 
 def _propose(model: SyntheticModel, n: int, rng: np.random.Generator) -> Array:

@@ -17,6 +17,8 @@ SHRINK = 0.125
 ATTEMPTS = 5
 ROUNDING = 1e-13
 BENT = 1e-3
+FLOOR = 1e-2
+"""Entries this much smaller than their parameter's largest are compared with that: rounding in the loss hides them."""
 
 
 class GradientCheck(NamedTuple):
@@ -29,7 +31,8 @@ class GradientCheck(NamedTuple):
     kinks: int
     """How many were not, because the loss has a kink there."""
     error: float
-    """Largest ``|numeric − analytic| / max(|numeric|, |analytic|, largest |analytic| of this parameter)``."""
+    """Largest ``|numeric − analytic| / max(|numeric|, |analytic|, FLOOR · largest |analytic| of this parameter)``;
+    infinite where one of them is not finite."""
     worst: tuple[int, ...]
     """Index of the entry with the largest error."""
 
@@ -58,7 +61,7 @@ def check_gradients(
     Raises
     ------
     InputError
-        If a parameter is not float64, or a gradient has another shape than its parameter.
+        If a parameter is not float64, a gradient has another shape than its parameter, or the loss is not finite.
 
     Examples
     --------
@@ -69,6 +72,8 @@ def check_gradients(
     (2, 1, True)
     """
     base = loss(params)
+    if not np.isfinite(base):
+        raise InputError(f"loss: expected a finite number at the given parameters, got {base}")
     results = []
     for name, grad in grads.items():
         p = params[name]
@@ -76,17 +81,18 @@ def check_gradients(
             raise InputError(f"params[{name!r}]: expected float64 for finite differences, got {p.dtype}")
         if grad.shape != p.shape:
             raise InputError(f"grads[{name!r}]: expected shape {p.shape}, got {grad.shape}")
-        top = float(np.abs(grad).max(initial=0))
+        top = float(np.abs(grad[np.isfinite(grad)]).max(initial=0))
         error, worst, kinks = 0.0, (0,) * p.ndim, 0
         for index in np.ndindex(*p.shape):
             slope = _slope(loss, params, p, index, base, step, top)
             if slope is None:
                 kinks += 1
                 continue
-            size = max(abs(slope), abs(grad[index]), top)
-            miss = abs(slope - grad[index]) / size if size > 0 else 0.0
-            if not miss <= error:
-                error, worst = float(miss), index
+            size = max(abs(slope), abs(grad[index]), FLOOR * top)
+            finite = np.isfinite(slope) and np.isfinite(grad[index])
+            miss = (float(abs(slope - grad[index]) / size) if size > 0 else 0.0) if finite else np.inf
+            if miss > error:
+                error, worst = miss, index
         results.append(GradientCheck(name, p.size - kinks, kinks, error, worst))
     return results
 

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from minisae.cache import Filters, write_cache
+from minisae.cache import Filters, rows_written, write_cache
 
 
 def write(folder, shards, progress):
@@ -24,11 +24,12 @@ def write(folder, shards, progress):
 
 
 def killed(folder, shards, reports, delay):
-    """Kill a writer ``delay`` seconds after it reported progress so many times; return whether it was still at work."""
+    """Kill a writer ``delay`` seconds after so many reports of new rows; return whether it was still at work."""
     read, told = os.pipe()
+    done = rows_written(folder)
     child = os.fork()
     if not child:
-        write(folder, shards, lambda rows: os.write(told, b"."))
+        write(folder, shards, lambda rows: rows > done and os.write(told, b"."))
         os._exit(0)
     os.close(told)
     while reports:
@@ -45,4 +46,5 @@ if __name__ == "__main__":
     hits = [killed(f"{folder}/killed", shards, pick.randint(1, most), pick.uniform(0, 0.003)) for _ in range(kills)]
     assert all(hits), "a kill came after the end: nothing was tested"
     write(f"{folder}/killed", shards, None)
+    write(f"{folder}/killed", shards, None)  # as after a kill that came when the last line was written
     write(f"{folder}/whole", shards, None)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from minisae.cache import Filters, commands, lazy, view
+from minisae.cache import Filters, commands, lazy, rows_written, view
 from minisae.errors import InputError
 
 from .helpers import documents, rows, small_cache
@@ -259,8 +259,11 @@ def test_rows_that_are_not_finite(tmp_path):
     x = x2()
     x[11, 2], x[200, 0] = np.nan, np.inf
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(InputError, match=r"NaN or infinity .*rows 11"):
-        commands.import_([tmp_path / "x.npy"], tmp_path / "c")
+    np.save(tmp_path / "good.npy", x2())
+    with pytest.raises(InputError, match=r"x\.npy: acts: expected finite rows.*NaN or infinity .*rows 11"):
+        commands.import_(
+            [tmp_path / "good.npy", tmp_path / "x.npy"], tmp_path / "c"
+        )  # rows count from the file's first
     cache = commands.import_([tmp_path / "x.npy"], tmp_path / "d", filters=Filters(drop_nonfinite=True))
     assert cache.rows == N - 2
 
@@ -328,12 +331,12 @@ def test_an_import_resumes_to_the_same_bytes(tmp_path):
     commands.import_(files, tmp_path / "whole", **options)
     stops = 0
     for _ in range(100):
-        seen = []
+        seen, done = [], rows_written(tmp_path / "c")
 
-        def stop(rows, total, seen=seen):
+        def stop(rows, total, seen=seen, done=done):
             assert total == N
             seen.append(rows)
-            if len(seen) == 2:
+            if rows > done and len([row for row in seen if row > done]) == 2:
                 raise RuntimeError("stop")
 
         try:
@@ -347,6 +350,38 @@ def test_an_import_resumes_to_the_same_bytes(tmp_path):
     assert left == right
     with pytest.raises(InputError, match="meta"):
         commands.import_(files[:2], tmp_path / "c", **options)
+
+
+def stopped(sources, out, rows, **options):
+    """Import until so many rows are read."""
+
+    def stop(done, total):
+        if done >= rows:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        commands.import_(sources, out, progress=stop, **options)
+
+
+@pytest.mark.parametrize("stop", [None, 150])
+def test_a_source_that_has_changed_is_refused(tmp_path, stop):
+    x, options = x2(), {"shard_rows": 23}
+    np.save(tmp_path / "x.npy", x)
+    if stop:
+        stopped([tmp_path / "x.npy"], tmp_path / "c", stop, **options)
+    else:
+        commands.import_([tmp_path / "x.npy"], tmp_path / "c", **options)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()}
+    x[70, 3] += 1
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(InputError, match=r"shard-000003\.safetensors: .*rows 69 to 91 .*new folder") as info:
+        commands.import_([tmp_path / "x.npy"], tmp_path / "c", **options)
+    assert "\n" not in str(info.value)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "c").iterdir()} == before
+    np.save(tmp_path / "x.npy", x2())  # the same data again, in a newer file
+    imported(tmp_path / "x.npy", tmp_path / "whole")
+    commands.import_([tmp_path / "x.npy"], tmp_path / "c", **options)
+    assert commands.check(tmp_path / "c") == []
 
 
 def test_info_and_check(tmp_path):

@@ -181,6 +181,89 @@ def test_resuming_with_other_widths_is_refused(tmp_path):
         small_cache(tmp_path / "c", d=D + 4)
 
 
+def changed(x):
+    x = x.copy()
+    x[500, 2] += 1
+    return x
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (lambda x: x + 1, r"shard-000000.*rows 0 to 330"),
+        (changed, r"shard-000001.*rows 331 to 661"),
+        (lambda x: x[:900], r"batches: .*993|batches: .*1511 rows.*got 900"),
+        (lambda x: np.delete(x, 3, axis=0), "shard-000000"),
+    ],
+)
+def test_other_data_than_the_cache_holds_are_refused(tmp_path, finished, other, what):
+    x = rows()
+    if finished:
+        write_cache(tmp_path / "c", [x], shard_rows=331)
+    else:
+        with pytest.raises(InputError, match="width"):
+            write_cache(tmp_path / "c", [x[:1010], rows(5, D + 4)], shard_rows=331)
+        assert rows_written(tmp_path / "c") == 993
+    before = content(tmp_path / "c")
+    with pytest.raises(InputError, match=what) as info:
+        write_cache(tmp_path / "c", [other(x)], shard_rows=331)
+    assert "\n" not in str(info.value)
+    assert "new folder" in str(info.value)
+    assert content(tmp_path / "c") == before
+    write_cache(tmp_path / "c", [x], shard_rows=331)
+    small_cache(tmp_path / "d", columns=False)
+    assert content(tmp_path / "c") == content(tmp_path / "d")
+
+
+def test_a_finished_cache_takes_no_further_rows(tmp_path):
+    x = rows()
+    batches = [{"acts": x, "mask": np.arange(N) < N - 5}]
+    write_cache(tmp_path / "c", batches, shard_rows=331)
+    for more in (np.ones(7, bool), np.zeros(7, bool)):
+        with pytest.raises(InputError, match=r"1511 rows .*got"):
+            write_cache(tmp_path / "c", [*batches, {"acts": x[:7], "mask": more}], shard_rows=331)
+    with pytest.raises(InputError, match="shard-000004"):  # one row fewer at the end
+        write_cache(tmp_path / "c", [{"acts": x, "mask": np.arange(N) < N - 6}], shard_rows=331)
+    write_cache(tmp_path / "c", batches, shard_rows=331)
+    log = tmp_path / "c" / "shards.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))  # stopped before the closing line
+    with pytest.raises(InputError, match="got more"):
+        write_cache(tmp_path / "c", [x], shard_rows=331)
+    write_cache(tmp_path / "c", batches, shard_rows=331)
+    assert rows_written(tmp_path / "c") == N
+
+
+def test_a_cache_that_was_stopped_early_is_not_closed_without_rows(tmp_path):
+    with pytest.raises(InputError, match="width"):
+        write_cache(tmp_path / "c", [rows(5, D), rows(5, D + 4)])
+    for none in ([], [{"acts": rows(5, D), "mask": np.zeros(5)}]):
+        with pytest.raises(InputError, match="at least one row"):
+            write_cache(tmp_path / "c", none)
+    assert write_cache(tmp_path / "c", [rows()]).rows == N
+
+
+@pytest.mark.parametrize("start", [5, 331, 400, 808])
+def test_a_producer_that_skips_is_compared_from_the_next_shard_on(tmp_path, start):
+    """Rows before ``start`` cannot be compared, those of every shard after it are."""
+    x = rows()
+    write_cache(tmp_path / "c", [x], shard_rows=331)
+    write_cache(tmp_path / "c", [x[start:]], shard_rows=331, start=start)
+    other = x.copy()
+    other[-(-start // 331) * 331] += 1
+    with pytest.raises(InputError, match=f"shard-00000{-(-start // 331)}"):
+        write_cache(tmp_path / "c", [other[start:]], shard_rows=331, start=start)
+    with pytest.raises(InputError, match=r"expected (at least 662|at least 993|the 1511|at least 331) "):
+        write_cache(tmp_path / "c", [x[start : -(-(start + 1) // 331) * 331 - 1]], shard_rows=331, start=start)
+
+
+@pytest.mark.parametrize("batches", [5, None, rows])
+def test_what_yields_nothing_is_one_line(tmp_path, batches):
+    with pytest.raises(InputError, match="batches: expected something that yields arrays, got"):
+        write_cache(tmp_path / "c", batches)
+    assert not (tmp_path / "c").exists()
+
+
 def interrupted(folder, at):
     """Write until row ``at``, then fail as a producer does."""
     x, n = rows(), np.arange(N)

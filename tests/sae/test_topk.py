@@ -47,6 +47,18 @@ def test_auxk_normalisers_by_hand():
         np.testing.assert_allclose(value, 0.5 * miss / scale)
 
 
+def test_auxk_counts_in_proportion_to_the_dead_and_can_take_negative_values():
+    x = np.array([[3.0, -1.0, 2.0, 0.5]])
+    dead = np.array([False, True, False, False])
+    for rectify, aux in ((True, 0.0), (False, -1.0)):
+        cfg = topk.Config(4, 4, k=2, k_aux=4, auxk=0.5, auxk_relu=rectify, auxk_few="proportional")
+        out, _ = topk.forward(identity_params(), x, cfg, dead=dead)
+        np.testing.assert_array_equal(out.aux, [[0, aux, 0, 0]])
+        # residual (0, −1, 0, .5); one dead latent of the four that AuxK may take: ¼ · ½ · ‖aux − residual‖²
+        value = topk.objective(identity_params(), out, x, cfg, dead=dead)["auxk"].value
+        np.testing.assert_allclose(value, 0.25 * 0.5 * ((aux + 1) ** 2 + 0.25))
+
+
 def test_auxk_is_zero_while_nothing_is_dead():
     rng = np.random.default_rng(2)
     cfg = topk.Config(5, 11, 3)

@@ -56,6 +56,23 @@ def test_a_jump_is_a_kink():
     assert check.kinks == 3
 
 
+def test_what_is_not_finite_is_never_right():
+    w = np.array([1.0, -2.0, 3.0])
+    for bad in (np.nan, np.inf):
+        [check] = check_gradients(lambda p: float((p["w"] ** 2).sum()), {"w": w}, {"w": np.array([bad, -4.0, 6.0])})
+        assert check.error == np.inf
+        assert check.worst == (0,)
+    with pytest.raises(InputError, match="loss: expected a finite number at the given parameters, got nan"):
+        check_gradients(lambda p: float("nan"), {"w": w}, {"w": 2 * w})
+
+
+def test_a_small_entry_beside_a_large_one_is_compared_by_its_own_size():
+    w = np.array([1e3, 2e1])
+    [check] = check_gradients(lambda p: float((p["w"] ** 2).sum()), {"w": w}, {"w": np.array([2e3, 4.1e1])})
+    assert check.worst == (1,)
+    assert check.error > 0.01
+
+
 def test_refuses_float32_and_wrong_shapes():
     w = np.ones(3, np.float32)
     with pytest.raises(InputError, match="expected float64 for finite differences, got float32"):

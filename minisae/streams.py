@@ -1,0 +1,32 @@
+"""Random numbers: every draw comes from a generator made from the seed, the name of its stream, and numbers.
+
+Generators are made by NumPy's spawn keys, so streams of one seed are independent; ``default_rng([seed, 0])`` would not
+do, for a list's trailing zeros do not count. Nothing has to be stored to resume: the same key gives the same draws.
+"""
+
+import numpy as np
+
+STREAMS = (
+    "synthetic_model",
+    "synthetic_batch",
+    "init",
+    "init_rows",
+    "resample",
+    "resample_rows",
+    "epoch",
+    "pool",
+    "split",
+    "demo_latents",
+    "random_directions",
+)
+"""One number each, by position: append only, or saved runs draw other numbers when resumed."""
+
+
+def generator(seed: int, stream: str, *key: int) -> np.random.Generator:
+    """Return the generator of a stream of the seed; ``key`` numbers its parts (step, epoch, batch …)."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream), *key)))
+
+
+def child_seed(seed: int, stream: str, *key: int) -> int:
+    """Return a seed for something that takes a number, from the same tree."""
+    return int(generator(seed, stream, *key).integers(1 << 62))

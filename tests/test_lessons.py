@@ -1,0 +1,215 @@
+"""The lessons run, draw what they say, and their exercises tell right from wrong.
+
+Each lesson runs in a process of its own: this file, called with the lesson's path.
+"""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+LESSONS = sorted((Path(__file__).parent.parent / "lessons").glob("[0-9][0-9]_*.py"))
+BUDGET = 90
+"""Processor seconds a lesson may take."""
+SOLUTION = re.compile(r"^( +)# solution:\n.*?^\1# end\n", re.DOTALL | re.MULTILINE)
+lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def exercises(source):
+    """The functions with a solution in them, by name, with a body that does nothing instead."""
+    found = {}
+    for cell in re.split(r"^# %%.*\n", source, flags=re.MULTILINE):
+        for part in re.split(r"^(?=def )", cell, flags=re.MULTILINE):
+            if SOLUTION.search(part):
+                stub = SOLUTION.sub(r"\1pass\n", part)
+                found[re.match(r"def (\w+)", stub)[1]] = stub
+    return found
+
+
+@lessons
+def test_a_lesson_has_its_parts(path):
+    source = path.read_text(encoding="utf-8")
+    docstring = compile(source, path.name, "exec").co_consts[0]
+    title = docstring.strip().splitlines()
+    assert re.fullmatch(r"Lesson (\d+): .+", title[0])
+    assert int(title[0].split()[1].rstrip(":")) == int(path.name[:2])
+    assert title[1] == "=" * len(title[0])
+    for part in ("**What you do.**", "**What you learn.**", "**What you need.**", "Source"):
+        assert part in docstring, part
+    assert source.count("\n# %%") >= 8
+    assert source.count("\nassert ") >= 10
+    assert source.count("show(fig") >= 3
+    assert "torch" not in source
+
+
+@lessons
+def test_a_lesson_has_three_exercises_with_checks(path):
+    source = path.read_text(encoding="utf-8")
+    found = exercises(source)
+    assert len(found) == 3
+    assert source.count("# solution:\n") == 3
+    assert [int(n) for n in re.findall(r"^# \*\*Exercise (\d)", source, re.MULTILINE)] == [1, 2, 3]
+    for name, stub in found.items():
+        assert f"\ndef check_{name}(answer):\n" in source
+        assert f"\ncheck_{name}({name})\n" in source
+        compile(stub, name, "exec")
+
+
+@pytest.mark.slow
+@lessons
+def test_a_lesson_holds(path, tmp_path):
+    environment = os.environ | {
+        "MPLBACKEND": "Agg", "MINISAE_LESSON_OUT": str(tmp_path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", __file__, str(path)],
+        cwd=path.parent.parent, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    pictures = sorted(tmp_path.glob("*.png"))
+    assert len(pictures) == path.read_text(encoding="utf-8").count('\nshow(fig, "') + len(CALLED.get(path.stem, ()))
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+
+
+# ---- what follows runs in the lesson's own process ----
+
+CALLED = {"07_dead_latents": ("2_remedies", "3_topk")}
+"""Pictures that a function of the lesson draws."""
+
+
+def same(drawn, wanted):
+    np.testing.assert_allclose(np.asarray(drawn, float), np.asarray(wanted, float), rtol=1e-5, atol=1e-7)
+
+
+def pictures_06(v, figures):
+    top, bottom = figures[0].axes
+    same([bar.get_height() for bar in top.patches], v["test"].f[v["row"]])
+    same([bar.get_height() for bar in bottom.patches], v["test"].x[v["row"]])
+    left, right = figures[1].axes
+    same(left.lines[0].get_ydata(), [r["mse"] for r in v["records"]])
+    same(left.lines[1].get_ydata(), [r["l1"] for r in v["records"]])
+    same(right.lines[0].get_ydata(), [r["l0"] for r in v["records"]])
+    cosines = figures[2].axes[1].images[0].get_array()
+    assert cosines.shape == (40, 60)
+    same(np.diag(cosines), v["pairs"].cosines)
+    left, right = figures[3].axes
+    for line, wanted in zip((*left.lines, right.lines[0]), (v["r2s"], v["coverages"], v["l0s"]), strict=True):
+        same(line.get_xdata(), v["penalties"])
+        same(line.get_ydata(), wanted)
+    points, perfect, less = figures[4].axes[0].lines
+    same(points.get_xdata(), v["true"].ravel()[v["shown"]])
+    same(points.get_ydata(), v["got"].ravel()[v["shown"]])
+    same(np.subtract(perfect.get_ydata(), perfect.get_xdata()), [0, 0])
+    same(np.subtract(less.get_ydata(), less.get_xdata()), [-v["L1"] / 2] * 2)
+
+
+def pictures_07(v, figures):
+    for axes, step in zip(figures[0].axes, v["moments"], strict=True):
+        assert sum(bar.get_height() for bar in axes.patches) == len(v["test"])
+        assert axes.get_title().startswith(f"step {step}:")
+    for figure, curves in ((figures[1], v["curves"]), (figures[2], v["topk_curves"])):
+        [axes] = figure.axes
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(curves)
+        for line, records in zip(axes.lines, curves.values(), strict=True):
+            same(line.get_xdata(), [r["step"] for r in records])
+            same(line.get_ydata(), [r["dead"] / 80 for r in records])
+    [axes] = figures[3].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(v["groups"])
+    for line, values in zip(axes.lines[1:], v["groups"].values(), strict=True):
+        same(line.get_xdata(), values)
+
+
+def pictures_08(v, figures):
+    left, right = figures[0].axes
+    for line, x, y in zip(left.lines, (v["ks"], v["ks"], [16]), (v["fixed"], v["chosen"], [v["r2"]]), strict=True):
+        same(line.get_xdata(), x)
+        same(line.get_ydata(), y)
+    assert sum(bar.get_height() for bar in right.patches) == (v["density"] > 0).sum()
+    [axes] = figures[1].axes
+    same([bar.get_width() for bar in axes.patches], list(v["ce"].values()))
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(v["ce"])
+    [axes] = figures[2].axes
+    same([bar.get_width() for bar in axes.patches], [row[i] for i in (1, 2) for row in v["table"].values()])
+    [axes] = figures[3].axes
+    same([bar.get_height() for bar in axes.patches], [pair[i] for i in (0, 1) for pair in v["control"].values()])
+
+
+def wrong_06(v):
+    def once(W, b, x, l1):
+        pre = x @ W.T + b
+        f = np.maximum(pre, 0)
+        d_x_hat = 2 * (f @ W - x) / len(x)
+        return f.T @ d_x_hat, ((d_x_hat @ W.T + l1 / len(x)) * (pre > 0)).sum(axis=0)
+
+    def dense(x, f, W_dec, b_dec):
+        return np.linalg.lstsq(W_dec.T, (x - b_dec).T, rcond=None)[0].T
+
+    return {
+        "tied_gradient": [once],
+        "choose_l1": [lambda l0_at: 0.02, lambda l0_at: 2.0],
+        "refit": [lambda x, f, W_dec, b_dec: f, lambda x, f, W_dec, b_dec: f / v["bias"], dense],
+    }
+
+
+def wrong_07(v):
+    def all_of_them(params, dead, x):
+        v["revive"](params, np.ones_like(dead), x)
+
+    return {
+        "cannot_learn": [lambda params, x: params["b_enc"] < 0],
+        "revive": [lambda params, dead, x: None, all_of_them],
+        "centre": [lambda x: x.mean(axis=0)],
+    }
+
+
+def wrong_08(v):
+    def spliced_too(sae, latent):
+        def replacement(x):
+            f = sae.encode(x.reshape(-1, x.shape[-1]))
+            f[:, latent] = 0
+            return sae.decode(f).reshape(x.shape)
+
+        return replacement
+
+    return {
+        "find_latent": [lambda f, is_it: int(f.sum(axis=0).argmax()), lambda f, is_it: 0],
+        "without": [lambda sae, latent: lambda x: x, spliced_too],
+        "fewest": [lambda recovers: 16, lambda recovers: 2],
+    }
+
+
+def refuses(check, answer):
+    """Whether a check fails on an answer; one that gives back nothing may fail on that, too."""
+    try:
+        check(answer)
+    except (AssertionError, TypeError):
+        return True
+    return False
+
+
+def examine(path):
+    """Run a lesson within its budget, then look at its figures and its checks."""
+    values = runpy.run_path(str(path))
+    seconds = time.process_time()
+    assert seconds <= BUDGET, f"{seconds:.0f} s of processor time"
+    number = path.name[:2]
+    if f"pictures_{number}" in globals():
+        globals()[f"pictures_{number}"](values, [plt.figure(n) for n in plt.get_fignums()])
+    for name, stub in exercises(path.read_text(encoding="utf-8")).items():
+        scope = dict(values)
+        exec(stub, scope)
+        assert refuses(values[f"check_{name}"], scope[name]), f"check_{name} passes an empty {name}"
+    for name, answers in globals().get(f"wrong_{number}", lambda v: {})(values).items():
+        for i, answer in enumerate(answers):
+            assert refuses(values[f"check_{name}"], answer), f"check_{name} passes wrong answer {i}"
+
+
+if __name__ == "__main__":
+    examine(Path(sys.argv[1]))
