@@ -22,28 +22,20 @@ from minisae.cache import Cache, Filters, Source, as_source, open_cache, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
 from minisae.conventions import SWITCHES
-from minisae.dead import RESAMPLERS
 from minisae.errors import InputError
 from minisae.evaluate import MEANING, evaluate, held_out_rows, in_order, model_numbers, plain
 from minisae.interop.files import read_json
 from minisae.models import CharGPT
 from minisae.models import load as load_model
 from minisae.ops import reference_ops
-from minisae.optim import EPS_CONVENTIONS
 from minisae.progress import progress, say
-from minisae.recipe import DTYPES, INPUT_SCALES, Recipe
+from minisae.recipe import CHOICES, Recipe
 from minisae.sae import VARIANTS, variant
-from minisae.schedules import DECAYS
 from minisae.train import Diverged, Record, Run
 
 Options = argparse.Namespace
 FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
 """Options of ``minisae train`` that are no matter for ``--set``."""
-CHOICES: dict[str, tuple[object, ...]] = {
-    "dtype": DTYPES, "lr_decay": DECAYS, "eps_convention": EPS_CONVENTIONS, "input_scale": INPUT_SCALES,
-    "resample": ("none", *RESAMPLERS), "ghost": (False, True),
-}  # fmt: skip
-"""What options that are no switches can be."""
 
 
 class Result(NamedTuple):
@@ -268,7 +260,7 @@ def _sae_info(path: Path) -> Result:
         if missing:
             raise InputError(f"{path / checkpoint.RUN}: {', '.join(missing)} missing")
         name, cfg = known["variant"], known["cfg"]
-        more = {"step": f"{known['step']} of {recipe['steps']}", **known["source"]}
+        more = {"step": f"{known['step']} of {recipe.get('steps', '?')}", **known["source"]}
     else:
         sae = checkpoint.load(path)
         name, cfg, more = sae.variant, sae.cfg._asdict(), sae.metadata

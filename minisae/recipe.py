@@ -10,6 +10,11 @@ from minisae.schedules import DECAYS
 
 INPUT_SCALES = ("none", "mean_norm", "mean_square")
 DTYPES = ("float32", "float64")
+CHOICES: dict[str, tuple[object, ...]] = {
+    "dtype": DTYPES, "lr_decay": DECAYS, "eps_convention": EPS_CONVENTIONS, "input_scale": INPUT_SCALES,
+    "resample": ("none", *RESAMPLERS), "ghost": (False, True),
+}  # fmt: skip
+"""What options that are no switches can be."""
 
 
 class Recipe(NamedTuple):
@@ -90,11 +95,7 @@ def check_recipe(recipe: Recipe, cfg: Any) -> None:
         check_number(name, getattr(recipe, name), least=0, below=1)
     check_number("lr_decay_start", recipe.lr_decay_start, least=0, most=1)
     check("order", recipe.order)
-    choices = {
-        "dtype": DTYPES, "lr_decay": DECAYS, "eps_convention": EPS_CONVENTIONS, "input_scale": INPUT_SCALES,
-        "resample": ("none", *RESAMPLERS), "ghost": (False, True),
-    }  # fmt: skip
-    for name, values in choices.items():
+    for name, values in CHOICES.items():
         if getattr(recipe, name) not in values:
             raise InputError(f"{name}: expected one of {', '.join(map(str, values))}, got {getattr(recipe, name)!r}")
     _check_annealing(recipe, cfg)

@@ -1,5 +1,6 @@
 """Filters that real activations need: which rows of a batch are kept."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ def check_filters(filters: Filters) -> Filters:
     """Return ``filters`` with lists made tuples, or refuse a value that makes no sense."""
     if filters.skip_positions < 0:
         raise InputError(f"skip_positions: expected a number >= 0, got {filters.skip_positions}")
-    if filters.max_norm is not None and not filters.max_norm > 0:
+    if filters.max_norm is not None and not 0 < filters.max_norm < math.inf:
         raise InputError(f"max_norm: expected a number > 0 (times the median norm), got {filters.max_norm}")
     return filters._replace(drop_tokens=tuple(filters.drop_tokens), keep_tokens=tuple(filters.keep_tokens))
 
