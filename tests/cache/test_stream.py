@@ -68,7 +68,7 @@ def test_seeds_and_epochs_differ(wide):
 
 def test_rows_are_mixed_across_the_whole_cache(wide):
     source, _ = wide
-    first = [taken(source, 256, seed, 0, 1) for seed in range(29)]  # from the first pool of each: 2 or 3 blocks
+    first = [taken(source, 256, seed, 0, 1) for seed in range(29)]  # each from a few blocks
     assert np.mean([len(np.unique(batch // 701)) for batch in first]) > 1.8  # shards
     assert np.median([np.median(np.abs(np.diff(batch))) for batch in first]) > 256
     assert len(np.unique(np.concatenate(first) // 701)) == 6  # any shard may come first
