@@ -153,7 +153,7 @@ def ghost(pre: Array, x_hat: Array, y: Array, W_dec: Array, dead: Array, *, redu
     residual = y - x_hat  # (n, d_in)
     error = (residual * residual).sum(axis=-1, keepdims=True)  # (n, 1)
     size = (raw * raw).sum(axis=-1, keepdims=True)  # (n, 1)
-    s = xp.where(size > tiny, 0.5 * xp.sqrt(error / xp.where(size > tiny, size, 1)), 0)  # (n, 1)
+    s = xp.where(size > tiny, 0.5 * xp.sqrt(error) / xp.sqrt(xp.where(size > tiny, size, 1)), 0)  # (n, 1)
     miss = raw * s - residual  # (n, d_in)
     total = (miss * miss).sum(axis=(-2, -1))  # ()
     c = error.sum(axis=(-2, -1)) / xp.maximum(total, tiny) * dead.any(axis=-1)  # ()

@@ -201,6 +201,15 @@ def test_ghost_gradients():
     assert all(check.error <= TOLERANCE for check in checks), checks
 
 
+def test_ghost_of_latents_far_below_zero_does_not_overflow():
+    rng = np.random.default_rng(29)
+    x, y, W_dec = (rng.standard_normal(shape).astype(np.float32) for shape in ((7, 5), (7, 5), (11, 5)))
+    for depth in (-30, -43, -80, -200):
+        term = losses.ghost(np.full((7, 11), depth, np.float32), x, y, W_dec, np.ones(11, bool))
+        assert np.isfinite(term.value)
+        assert all(np.isfinite(slope).all() for slope in (*term.slopes.values(), *term.params.values()))
+
+
 def test_ghost_is_silent_without_dead_latents():
     rng = np.random.default_rng(23)
     arrays = rng.standard_normal((7, 11)), np.zeros((7, 5)), rng.standard_normal((7, 5)), rng.standard_normal((11, 5))
