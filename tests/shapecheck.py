@@ -134,10 +134,13 @@ class Trace:
     def _agrees(
         self, item: Assignment, shape: tuple[int, ...], frame: FrameType, bound: dict[str, tuple[int, int]]
     ) -> bool:
-        if len(item.dims or ()) != len(shape):
+        dims = item.dims or ()
+        if dims and isinstance(dims[0], ast.Constant) and dims[0].value is ...:  # any number of leading axes
+            dims, shape = dims[1:], shape[max(0, len(shape) - len(dims) + 1) :]
+        if len(dims) != len(shape):
             return False
         known = {letter: size for letter, (size, line) in bound.items() if line != item.first} | self._known(frame)
-        for expr, size in zip(item.dims or (), shape, strict=True):
+        for expr, size in zip(dims, shape, strict=True):
             names = {node.id for node in ast.walk(expr) if isinstance(node, ast.Name)}
             if isinstance(expr, ast.Name) and expr.id not in known:
                 bound[expr.id] = size, item.first

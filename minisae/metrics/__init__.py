@@ -10,7 +10,6 @@ from minisae.metrics.model import (
     cross_entropy,
     kl_divergence,
     kl_recovered,
-    log_softmax,
     recovered_report,
 )
 from minisae.metrics.reconstruction import (
@@ -51,6 +50,7 @@ from minisae.metrics.sparsity import (
     share_above,
 )
 from minisae.metrics.totals import Totals, add, measure, merge, report
+from minisae.models.layers import log_softmax
 
 __all__ = [
     "CosineStructure",

@@ -9,19 +9,12 @@ from minisae.backend import Array, namespace
 from minisae.errors import InputError
 
 
-def log_softmax(logits: Array) -> Array:
-    """Return log-probabilities ``(n, vocab)`` of ``logits (n, vocab)``, safe for large ones."""
-    xp = namespace(logits)
-    shifted = logits - logits.max(axis=-1, keepdims=True)  # (n, vocab)
-    return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def cross_entropy(log_probs: Array, targets: Array) -> Array:
     """Return ``−log p(target)`` of each token ``(n,)``, in nats.
 
     Parameters
     ----------
-    log_probs : ``(n, vocab)``, from :func:`log_softmax`
+    log_probs : ``(n, vocab)``, from :func:`~minisae.models.layers.log_softmax`
     targets : index of the token that came ``(n,)``
     """
     if log_probs.ndim != 2 or targets.shape != log_probs.shape[:1]:

@@ -102,7 +102,7 @@ def one_hot(tokens: Array, v: int, like: Array) -> Array:
 def log_softmax(logits: Array) -> Array:
     """Return log-probabilities, natural logarithm, over the last axis."""
     xp = namespace(logits)
-    shifted = logits - logits.max(axis=-1, keepdims=True)  # (b, t, v)
+    shifted = logits - logits.max(axis=-1, keepdims=True)  # (..., v)
     return shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
 
 
