@@ -8,7 +8,9 @@ line, check it against finite differences, train the SAE, and look whether it fi
 **What you learn.** What an SAE is and what its loss asks for; where each gradient comes from; why decoder rows have
 unit norm; that a small error does not mean that the features were found; and what the sparsity penalty costs.
 
-**What you need.** NumPy and the chain rule. About 20 seconds on one CPU core.
+**What you need.** NumPy and the chain rule. About 20 seconds on one CPU core. Run it with
+``python lessons/06_a_first_sae_by_hand.py``: pictures open in windows, and the lesson goes on when you close one. With
+``MPLBACKEND=Agg MINISAE_LESSON_OUT=FOLDER`` set before the command they are saved in FOLDER instead.
 
 Sources: Bricken et al. 2023, "Towards Monosemanticity" (the SAE, its loss, unit norm and projection); Sharkey, Braun
 and Millidge 2022, "Taking features out of superposition" (data from a known dictionary, and what to measure on it).
@@ -40,6 +42,7 @@ def show(fig, name):
     """Show a picture, or save it to the folder that MINISAE_LESSON_OUT names."""
     out = os.environ.get("MINISAE_LESSON_OUT")
     if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
         fig.savefig(Path(out) / f"06_{name}.png", dpi=110)
     else:
         plt.show()
@@ -59,7 +62,7 @@ test = synthetic.sample(world, 20_000, np.random.default_rng(1))
 overlap = world.dictionary @ world.dictionary.T  # (n_feat, n_feat)
 active = (test.f > 0).sum(axis=1)  # (n,)
 
-assert abs(active.mean() - N_FEAT * 0.05) < 0.1, "about two features are present in a row"
+assert abs(active.mean() - N_FEAT * 0.05) < 0.1, "about two features are present per row"
 assert np.abs(overlap - np.eye(N_FEAT)).max() > 0.5, "some pairs of features are far from right angles"
 
 row = int(np.flatnonzero(active == 3)[0])
@@ -84,8 +87,8 @@ assert (np.abs(test.x[row]) > 1e-4).all()
 #
 #     L = (1/n) * sum over rows of ( sum((x_hat - x)**2) + l1 * sum(f) )
 #
-# The first asks for a true copy, the second (λ, ``l1`` in the code) charges for every bit of code. Without the second
-# any code that loses nothing would do, and its directions need not mean anything.
+# The first asks for a true copy, the second (λ, ``l1`` in the code) charges for every unit of activation. Without the
+# second any code that loses nothing would do, and its directions need not mean anything.
 #
 # The library has all of this in ``minisae/sae/relu.py``: read it beside this lesson.
 
@@ -182,8 +185,9 @@ np.testing.assert_allclose(cheat.x_hat, out.x_hat)
 np.testing.assert_allclose(cheat.f, out.f / 2)
 
 # %%
-# So after each step every decoder row is put back to norm 1. And before each step we take from its gradient the part
-# along the row: that part only changes the norm, which is about to be undone, yet it would fill Adam's memory.
+# So after each step every decoder row is put back to norm 1. And before each step we remove from its gradient the
+# part along the row: that part only changes the norm, which is about to be undone, yet it would fill Adam's running
+# averages.
 
 d_W_dec = grads["W_dec"].copy()  # (d_sae, d_in)
 project_rows(d_W_dec, params["W_dec"])
@@ -222,7 +226,7 @@ left.set(xlabel="step", ylabel="mean over rows", ylim=(0, None), title="the two 
 left.legend()
 right.plot(steps, [r["l0"] for r in records], color=BLUE, label="SAE")
 right.axhline(active.mean(), color=GREY, linestyle=":", label="features really present")
-right.set(xlabel="step", ylabel="latents on in a row (L0)", ylim=(0, None), title="the code becomes sparse")
+right.set(xlabel="step", ylabel="active latents per row (L0)", ylim=(0, None), title="the code becomes sparse")
 right.legend()
 show(fig, "2_training")
 
@@ -233,6 +237,8 @@ assert records[-1]["l0"] < 0.5 * records[0]["l0"]
 # **Were the features found?** Compare each true feature with each latent's decoder row: the cosine is 1 if they point
 # the same way. To match them one to one, choose pairs so that the sum of cosines is as large as it can be (the
 # Hungarian problem). *Coverage* is the share of features with a latent at cosine 0.9 or more.
+#
+# The faint diagonal on the left is the matching at work: it picks the best pairs even among random rows.
 
 
 def sorted_cosines(W_dec):
@@ -301,7 +307,7 @@ for ax in (left, right):
 right.set_yscale("log")
 right.plot(penalties, l0s, "o-", color=BLUE, label="SAE")
 right.axhline(active.mean(), color=GREY, linestyle=":", label="features really present")
-right.set(xlabel="λ", ylabel="latents on in a row (L0)", title="sparsity")
+right.set(xlabel="λ", ylabel="active latents per row (L0)", title="sparsity")
 right.set_yticks([2, 5, 10, 20], labels=["2", "5", "10", "20"])
 right.minorticks_off()
 right.legend()
@@ -345,7 +351,7 @@ ax.plot(
 ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect")
 ax.plot([L1 / 2, 1], [0, 1 - L1 / 2], color=ORANGE, linestyle="--", label="less λ/2")
 ax.set(xlabel="true strength", ylabel="code f of the matched latent", title="the code is too small")
-ax.legend()
+ax.legend(markerscale=5)
 show(fig, "5_shrinkage")
 
 assert L1 / 2 < loss_of_strength < 2 * L1
@@ -394,7 +400,7 @@ check_tied_gradient(tied_gradient)
 
 # %%
 # **Exercise 2: find λ without looking at the truth.** Suppose you know one thing of the world: about two features are
-# present in a row. Find a λ at which the SAE's L0 on new rows is within a fifth of that. ``l0_at(l1)`` trains for you
+# present per row. Find a λ at which the SAE's L0 on new rows is within a fifth of that. ``l0_at(l1)`` trains for you
 # (two seconds) and returns the L0. The check trains once more and looks at the coverage, which you did not.
 
 
@@ -455,7 +461,7 @@ def check_refit(answer):
     assert not ((better != 0) & (f == 0)).any(), "a latent is on that was off"
     before = float(metrics.squared_error_per_row(x, sae.decode(f)))
     after = float(metrics.squared_error_per_row(x, sae.decode(better)))
-    print(f"squared error of a row: {before:.4f} as trained, {after:.4f} refitted")
+    print(f"squared error per row: {before:.4f} as trained, {after:.4f} refitted")
     assert after < 0.7 * before, f"the error is {after:.4f}, it was {before:.4f}"
 
 

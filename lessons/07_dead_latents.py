@@ -9,7 +9,9 @@ them back with each of the published remedies.
 outcompeted; what resampling, ghost gradients and AuxK do for each; and that a latent that fires again has not yet found
 anything.
 
-**What you need.** Lesson 6. About 45 seconds on one CPU core.
+**What you need.** Lesson 6. About 45 seconds on one CPU core. Run it with
+``python lessons/07_dead_latents.py``: pictures open in windows, and the lesson goes on when you close one. With
+``MPLBACKEND=Agg MINISAE_LESSON_OUT=FOLDER`` set before the command they are saved in FOLDER instead.
 
 Sources: Bricken et al. 2023, "Towards Monosemanticity" (resampling); ARENA, "SAEs in toy models" (its two resamplers);
 Jermyn and Templeton 2024, Anthropic's January 2024 update (ghost gradients); Gao et al. 2024, "Scaling and evaluating
@@ -41,13 +43,14 @@ def show(fig, name):
     """Show a picture, or save it to the folder that MINISAE_LESSON_OUT names."""
     out = os.environ.get("MINISAE_LESSON_OUT")
     if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
         fig.savefig(Path(out) / f"07_{name}.png", dpi=110)
     else:
         plt.show()
 
 
 # %%
-# **The world** is as in lesson 6, with 80 features in 40 dimensions, about 2.4 of them in a row. The SAEs have 80
+# **The world** is as in lesson 6, with 80 features in 40 dimensions, about 2.4 of them per row. The SAEs have 80
 # latents: one for each feature, none to spare, so every dead latent is a feature lost. A latent is *dead* here if it
 # is silent on 50 000 new rows, in which its feature would have come 1500 times.
 
@@ -180,7 +183,7 @@ for name, remedy in REMEDIES.items():
     relu_marks[name] = marks("relu", run.params, cfg)
     again = curves[name][-1]["resampled"]
     print("{:15} dead {:4.0%}  coverage {:.2f}  R² {:.2f}  resampled {}".format(name, *relu_marks[name], again))
-picture(curves, "ReLU SAE: what each remedy does after a bad morning", "2_remedies")
+picture(curves, "ReLU SAE: what each remedy does\nafter 300 steps at a far too high learning rate", "2_remedies")
 
 # %%
 # What you should see. Left alone, as many are dead in the evening as after the morning: the sane rate comes too late.
@@ -198,7 +201,7 @@ for name in ("arena_simple", "arena_advanced", "bricken"):
 assert relu_marks["ghost"][1] < relu_marks["none"][1] + 0.2
 
 # %%
-# **The other way to die: outcompeted.** TopK lets the k largest of a row through. A latent can have ``pre > 0`` all
+# **The other way to die: outcompeted.** TopK lets the k largest of each row through. A latent can have ``pre > 0`` all
 # day and still never be among them. Here is how that comes about in real models: activations have a large mean that
 # is the same in every row. Add an offset of norm 4 to our rows, and use an SAE that does not subtract ``b_dec`` from
 # its input. The few latents that happen to point along the offset win in every row.

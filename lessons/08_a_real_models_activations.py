@@ -9,7 +9,9 @@ them, measure it on documents that it has not seen, splice it into the model, an
 components, a model with random weights); and which of the usual numbers say nothing about the model.
 
 **What you need.** Lessons 6 and 7. About 45 seconds on one CPU core. The model, a character GPT, comes with the
-library.
+library. Run it with
+``python lessons/08_a_real_models_activations.py``: pictures open in windows, and the lesson goes on when you close one. With
+``MPLBACKEND=Agg MINISAE_LESSON_OUT=FOLDER`` set before the command they are saved in FOLDER instead.
 
 Sources: Bricken et al. 2023, "Towards Monosemanticity"; Gao et al. 2024, "Scaling and evaluating sparse autoencoders"
 (TopK, AuxK); Heap et al. 2025, "Sparse autoencoders can interpret randomly initialized transformers" (the control).
@@ -42,6 +44,7 @@ def show(fig, name):
     """Show a picture, or save it to the folder that MINISAE_LESSON_OUT names."""
     out = os.environ.get("MINISAE_LESSON_OUT")
     if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
         fig.savefig(Path(out) / f"08_{name}.png", dpi=110)
     else:
         plt.show()
@@ -60,7 +63,7 @@ print(prompt + "|" + models.generate(model, prompt, 80, temperature=0.5, seed=SE
 
 # %%
 # **Export.** Run the model over the texts and write what stands in the residual stream after the second block: one
-# row a character, with its document, its position and the character itself. A cache is a folder; other frameworks can
+# row per character, with its document, its position and the character itself. A cache is a folder; other frameworks can
 # write one too, and training reads it in shuffled batches without holding it in memory.
 
 HOOK = "blocks.1.hook_resid_post"
@@ -95,7 +98,7 @@ held_out = documents_in(parts.held_out)
 assert not held_out & documents_in(parts.train), "no document is on both sides"
 
 # %%
-# **Train**: 1024 latents for 128 dimensions, 16 of them on in a row. The rows are scaled to a mean norm of √d_in while
+# **Train**: 1024 latents for 128 dimensions, 16 of them on in each row. The rows are scaled to a mean norm of √d_in while
 # training, so that the learning rate means the same for every model; the SAE that comes back takes rows as they are.
 
 K, D_SAE = 16, 1024
@@ -113,7 +116,7 @@ sae = train_on(parts, hooks=[lambda run, record: records.append(record)])
 
 # %%
 # **Evaluate on held-out documents.** R² is the share of the variance explained. Beside it principal components: the
-# best that 16 numbers a row can do if they are always the same 16 directions, and what they can do if each row may
+# best that 16 numbers per row can do if they are always the same 16 directions, and what they can do if each row may
 # choose its 16 out of all 128. The SAE chooses 16 out of 1024.
 
 measured = evaluate(sae, parts.held_out)
@@ -135,7 +138,7 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 left.plot(ks, fixed, "s:", color=GREY, label="PCA, the first k")
 left.plot(ks, chosen, "^--", color=ORANGE, label="PCA, k chosen row by row")
 left.plot([K], [r2], "*", color=BLUE, markersize=15, label="SAE, k of 1024 latents")
-left.set(xlabel="numbers a row (k)", ylabel="R² on held-out documents", ylim=(0, 1.02), title="what k numbers can say")
+left.set(xlabel="numbers per row (k)", ylabel="R² on held-out documents", ylim=(0, 1.02), title="what k numbers can say")
 left.legend(loc="lower right")
 density = np.asarray(measured.totals.density)  # (d_sae,)
 right.hist(np.log10(density[density > 0]), bins=40, color=BLUE)
@@ -226,6 +229,7 @@ def rows_of(view, n):
     """The first n rows: activations, characters, and the two characters before."""
     chunk = view.read(0, n)
     c = np.array(list(ALPHABET))[chunk.token]  # (n,)
+    # The first two rows of each document get characters of another document: wrong, and too few to matter.
     return chunk.x, c, np.roll(c, 1), np.roll(c, 2)
 
 

@@ -41,6 +41,12 @@ class SAE(NamedTuple):
     metadata: dict[str, Any]
     """Where it comes from: model, hook, cache, training."""
 
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        size = getattr(self.cfg, "k", None)
+        own = f"l1={self.cfg.l1:g}" if size is None else f"k={size}"
+        return f"SAE({self.variant}, {self.cfg.d_in} → {self.cfg.d_sae}, {own})"
+
     def encode(self, x: Array, *, sparse: bool = False) -> Code:
         """Return the code of rows ``x (n, d_in)``: an array ``(n, d_sae)``, or with ``sparse`` a ``SparseCode``.
 
@@ -76,10 +82,20 @@ class SAE(NamedTuple):
         return variant(self.variant).decode(self.params, f)
 
     def save(self, path: str | Path) -> None:
-        """Write a SAELens 6 folder, which :func:`load` and SAELens read."""
+        """Write a SAELens 6 folder, which :func:`load` and SAELens read.
+
+        Raises
+        ------
+        InputError
+            If the path is a file, or a folder that holds anything but an autoencoder saved before.
+        """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"{path}: expected a folder to write to, found a file")
+        ours = {name + end for name in (saelens.CONFIG, saelens.WEIGHTS) for end in ("", ".new")}
+        held = sorted({p.name for p in path.iterdir()} - ours) if path.exists() else []
+        if held:
+            raise InputError(f"{path}: expected a new folder or one that save wrote, it holds {', '.join(held[:3])}")
         saelens.write(path, self.variant, self.cfg, self.params, self.metadata)
 
     def to(self, backend: str) -> "SAE":

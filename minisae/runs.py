@@ -219,7 +219,7 @@ def train(
     run = fit(run, source, hooks=(*hooks, _recorder(folder)), save=save, stop=stop)
     sae = finished(run, metadata=identity)
     if run.step == run.recipe.steps:
-        sae.save(folder)
+        saelens.write(folder, *sae)
     return sae
 
 
@@ -268,7 +268,7 @@ def refuse_other_content(folder: Path, *, resume: bool) -> None:
     left = {name + ".new" for name in (*ARRAYS, RUN, METRICS)} | {METRICS}
     held = sorted(p.name for p in folder.iterdir() if not (resume and p.name in left)) if folder.exists() else []
     if held:
-        hint = "; add --resume to go on with the run in it" if RUN in held else ""
+        hint = "; add --resume (resume=True) to go on with the run in it" if RUN in held else ""
         raise InputError(f"{folder}: expected an empty or new folder, it holds {', '.join(held[:3])}{hint}")
 
 

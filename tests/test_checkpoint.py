@@ -80,6 +80,20 @@ def test_torch_tensors_are_taken():
     assert trained.cfg.d_in == 5
 
 
+def test_saving_into_a_folder_of_something_else_is_refused(tmp_path):
+    sae, _ = make()
+    sae.save(tmp_path / "sae")
+    sae.save(tmp_path / "sae")
+    (tmp_path / "sae" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"expected a new folder or one that save wrote, it holds run.json$"):
+        sae.save(tmp_path / "sae")
+
+
+def test_one_line_says_what_it_is():
+    assert repr(make()[0]) == "SAE(topk, 5 → 13, k=3)"
+    assert repr(make("relu")[0]) == "SAE(relu, 5 → 13, l1=0.5)"
+
+
 def test_half_precision_weights_compute_in_single(tmp_path):
     sae, x = make()
     half = sae._replace(params={key: p.astype(np.float16) for key, p in sae.params.items()})

@@ -107,7 +107,7 @@ def test_output_folder_that_holds_something_else(tmp_path):
 def test_a_run_is_not_overwritten(tmp_path):
     train(tmp_path / "run")
     before = contents(tmp_path / "run")
-    with pytest.raises(InputError, match="add --resume to go on with the run in it"):
+    with pytest.raises(InputError, match=r"add --resume \(resume=True\) to go on with the run in it"):
         train(tmp_path / "run")
     train(tmp_path / "run", resume=True)
     assert contents(tmp_path / "run") == before

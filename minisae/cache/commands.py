@@ -40,7 +40,8 @@ def import_(
     source_dtype
         What nameless or integer 2-byte values are (``"bf16"``, ``"fp16"``).
     dtype, shard_rows, filters, meta
-        As in :func:`minisae.cache.write_cache`; the sources are added to ``meta``.
+        As in :func:`minisae.cache.write_cache`; the sources are added to ``meta``, and what they agree on where they
+        are caches themselves.
     progress
         Called as ``progress(rows done, rows in all)``.
 
@@ -51,7 +52,8 @@ def import_(
     """
     tables = open_tables(sources, keys=keys, source_dtype=source_dtype)
     total = sum(part.rows for part in tables)
-    known = {**(meta or {}), "sources": [{"name": part.path.name, "rows": part.rows} for part in tables]}
+    carried = {key: value for key, value in tables[0].meta.items() if all(t.meta.get(key) == value for t in tables)}
+    known = {**carried, **(meta or {}), "sources": [{"name": part.path.name, "rows": part.rows} for part in tables]}
     settings = Settings(dtype, shard_rows, check_filters(filters), known, tables[0].documents)
 
     def report(rows: int) -> None:

@@ -31,6 +31,11 @@ class Cache(NamedTuple):
     layout: tuple[dict[str, header.Tensor], ...]
     """Where each tensor lies, for each shard."""
 
+    def __repr__(self) -> str:
+        """Return one line: a cache's log can have thousands."""
+        widths = ", ".join(f"{name} {width}" for name, width in self.manifest.d_in.items())
+        return f"Cache({str(self.path)!r}, {self.rows:,} rows, {widths}, {self.manifest.dtype})"
+
     @property
     def rows(self) -> int:
         """Number of rows."""

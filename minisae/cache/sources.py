@@ -152,6 +152,7 @@ def _cache_table(folder: Path) -> Table:
     dtypes = dict.fromkeys(cache.hooks, STORED[cache.manifest.dtype]) | dict.fromkeys(cache.manifest.columns, _INT32)
     arrays = {name: _cached(cache, name, dtype) for name, dtype in dtypes.items()}
     made = table(folder, arrays, keys=(), source_dtype=None)
+    made = made._replace(meta={key: value for key, value in cache.manifest.meta.items() if key != "sources"})
     if cache.manifest.documents != "sequences":
         return made._replace(documents=cache.manifest.documents)
     last = max(int(read_column(cache, shard, "doc_id").max()) for shard in range(len(cache.shards)))

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Table(NamedTuple):
     """How many sequences the ``doc_id`` counts, where each sequence is a document."""
     batches: Callable[[], Iterator[dict[str, Any]]]
     """Yields dicts of ``(n, d_in)`` and ``(n,)`` arrays."""
+    meta: Mapping[str, Any] = MappingProxyType({})
+    """What the source says of itself: model, hook, data set."""
 
 
 def table(path: Path, arrays: Mapping[str, Lazy], *, keys: Sequence[str], source_dtype: str | None) -> Table:

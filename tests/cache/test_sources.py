@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from minisae.cache import Filters, commands, lazy, rows_written, view
+from minisae.cache import Filters, commands, lazy, rows_written, view, write_cache
 from minisae.errors import InputError
 
 from .helpers import documents, rows, small_cache
@@ -402,3 +402,12 @@ def test_info_and_check(tmp_path):
     (tmp_path / "c" / "shard-000002.safetensors").unlink()
     problems = commands.check(tmp_path / "c")
     assert [f"shard-00000{n}" in problem for n, problem in zip((1, 2, 4), problems, strict=True)] == [True] * 3
+
+
+def test_a_cache_as_a_source_keeps_what_it_says_of_itself(tmp_path):
+    x = np.random.default_rng(0).standard_normal((31, 5)).astype(np.float32)
+    made = write_cache(tmp_path / "a", [x], meta={"model": "m", "hook": "h"})
+    again = commands.import_([tmp_path / "a"], tmp_path / "b", meta={"hook": "other"})
+    assert again.manifest.meta["model"] == "m"
+    assert again.manifest.meta["hook"] == "other"
+    assert repr(made) == f"Cache('{tmp_path / 'a'}', 31 rows, acts 5, bf16)"
