@@ -54,6 +54,10 @@ TRAINED_SHARE = 0.007
 """Positive codes at a trained L0."""
 TOLERANCE = 1e-4
 """Largest relative difference between the contenders' first steps."""
+FOOTER = (
+    "floor: the step's matrix products alone, at the speed measured in this run; active: share of the code that is not",
+    "zero; tuned: glibc's MALLOC_* set for all",
+)
 BATCHES, ACTIVE = 4, 24
 """Batches in rotation, and dictionary entries summed in each row of the data."""
 
@@ -126,7 +130,8 @@ def bench(
 
 def table(report: Report) -> str:
     """Return a report as text."""
-    head = "workload      allocator  contender  median ms    min ms     rows/s  floor ms  GFLOP/s  active    ratio"
+    head = "workload      allocator  contender  median ms    min ms     rows/s  floor ms  GFLOP/s  active"
+    head += "    ratio" if any("ratio" in r for r in report["results"]) else ""
     lines = [
         "one training step, float32: " + ", ".join(f"{name} {value}" for name, value in report["size"].items()),
         f"{report['cores']} cores, " + ", ".join(f"{name} {value}" for name, value in report["versions"].items()),
@@ -141,7 +146,7 @@ def table(report: Report) -> str:
             f"{r['workload']:13} {r['allocator']:10} {r['contender']:10} {r['median_ms']:9.1f} {r['min_ms']:9.1f} "
             f"{r['rows_per_s']:10.0f} {floor:26} {ratio:>8}".rstrip()
         )
-    return "\n".join(lines)
+    return "\n".join((*lines, "", *FOOTER))
 
 
 def _cores() -> int:

@@ -25,6 +25,7 @@ from minisae.train import Diverged
 from minisae.version import __version__
 
 Parser = argparse.ArgumentParser
+COMMANDS = ("demo", "cache", "train", "eval", "info", "bench")
 SHOWN = "a run or a saved autoencoder to describe; or the word options: all that train --set can set"
 
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse; wrong use becomes one line."""
+    if not (sys.argv[1:] if argv is None else argv):
+        raise InputError(f"expected a command: {', '.join(COMMANDS)}; try minisae demo or minisae --help")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -122,14 +125,19 @@ def _demo(part: Parser) -> None:
     part.add_argument("--out", type=Path, default=Path("minisae-demo"), help="folder to write (default %(default)s)")
 
 
+def _default(variant: str, name: str) -> Any:
+    return VARIANTS[variant].Config._field_defaults[name]
+
+
 def _train(part: Parser) -> None:
     default = Recipe._field_defaults
     part.add_argument("cache", type=Path, metavar="CACHE", help="an activation cache, or one .npy array")
     part.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     part.add_argument("--variant", choices=tuple(VARIANTS), default="topk", help="(default %(default)s)")
     part.add_argument("--d-sae", type=int, required=True, help="number of latents")
-    part.add_argument("--k", type=int, help="topk: active latents a row")
-    part.add_argument("--l1", type=float, help="relu: weight λ of the L1 penalty, in the units of the activations")
+    part.add_argument("--k", type=int, help=f"topk: active latents per row (default {_default('topk', 'k')})")
+    l1 = f"relu: weight λ of the L1 penalty, in the units of the activations (default {_default('relu', 'l1')})"
+    part.add_argument("--l1", type=float, help=l1)
     part.add_argument("--steps", type=int, required=True, help="optimiser steps")
     for name, kind in (("batch_size", int), ("lr", float), ("seed", int)):
         flag = f"--{name.replace('_', '-')}"
@@ -138,10 +146,11 @@ def _train(part: Parser) -> None:
     part.add_argument("--resume", action="store_true", help="go on with the run in RUN, to the same bits")
     part.add_argument(
         "--set",
-        action="append",
+        nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="any other option of the variant or the recipe; minisae info options lists them",
+        help="any other options of the variant or the recipe; minisae info options lists them",
     )
     part.add_argument(
         "--held-out", type=float, default=0.0, metavar="FRACTION", help="keep whole documents out, for eval (default 0)"

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import contextlib
+import difflib
 import inspect
 import itertools
 import json
@@ -18,12 +19,12 @@ import numpy as np
 
 from minisae import checkpoint, runs
 from minisae.backend import resolve
-from minisae.cache import Cache, Filters, Source, as_source, open_cache, split
+from minisae.cache import Filters, Source, as_source, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
 from minisae.conventions import SWITCHES
 from minisae.errors import InputError
-from minisae.evaluate import MEANING, evaluate, held_out_rows, in_order, model_numbers, plain
+from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, plain, table, text_behind
 from minisae.interop.files import read_json
 from minisae.models import CharGPT
 from minisae.models import load as load_model
@@ -36,6 +37,8 @@ from minisae.train import Diverged, Record, Run
 Options = argparse.Namespace
 FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
 """Options of ``minisae train`` that are no matter for ``--set``."""
+OWN = {"k": "topk", "l1": "relu"}
+"""Options of one variant only."""
 
 
 class Result(NamedTuple):
@@ -62,10 +65,9 @@ def demo_(options: Options) -> Result:
 def train_(options: Options) -> Result:
     """Train a sparse autoencoder on an activation cache."""
     chosen = pairs(options.set, "--set")
-    for name in FLAGS:
-        if name in chosen:
-            raise InputError(f"--set: {name} has its own option, --{name.replace('_', '-')}")
+    refuse_other_options(options, chosen)
     backend = resolve(options.backend)
+    done = _finished_step(options)
     source, selection = _training_rows(options)
     reference = reference_ops() if options.reference else contextlib.nullcontext()
     with _interruptible() as asked, progress("train", options.steps, unit="steps") as move, reference:
@@ -106,29 +108,53 @@ def train_(options: Options) -> Result:
         f"{options.out}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents, {step} steps; last batch: "
         f"R² {r2}, L0 {last['l0']:.1f}, {last['dead']:.0f} dead latents"
     )
+    text += "\nnothing to do: this run was already finished" if done else ""
     return Result(text, {"run": str(options.out), "variant": sae.variant, "cfg": sae.cfg._asdict(), **last})
+
+
+def refuse_other_options(options: Options, chosen: Mapping[str, Any]) -> None:
+    """Refuse options of another variant, and ``--set`` names (the keys of ``chosen``) that nobody knows."""
+    fields = VARIANTS[options.variant].Config._fields
+    own = next(name for name in OWN if name in fields)
+    for name, owner in OWN.items():
+        if getattr(options, name) is not None and name not in fields:
+            raise InputError(f"--{name} belongs to {owner}; {options.variant} takes --{own}")
+    settable = [name for name in (*fields, *Recipe._fields) if name not in ("d_in", *FLAGS)]
+    for name in chosen:
+        if name in FLAGS:
+            raise InputError(f"--set: {name} has its own option, --{name.replace('_', '-')}")
+        if name not in settable:
+            close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise InputError(f"--set: no option {name} for {options.variant}; {hint}minisae info options lists them")
+
+
+def _finished_step(options: Options) -> int | None:
+    """Return the last step of a finished run that is to be resumed; refuse to lengthen it."""
+    path = options.out / checkpoint.RUN
+    if not options.resume or not path.exists():
+        return None
+    known = read_json(path)
+    steps = known.get("recipe", {}).get("steps")
+    if known.get("step") != steps:
+        return None
+    if options.steps > steps:
+        raise InputError(
+            f"--steps: the run in {options.out} was finished at step {steps}, resume asked for {options.steps}; "
+            "a finished run cannot be lengthened, start a new one"
+        )
+    return int(steps)
 
 
 def _training_rows(options: Options) -> tuple[Source, dict[str, Any]]:
     """Return the rows to train on, and what must be known to find the others again."""
     filters = Filters(options.skip_positions, options.max_norm, drop_nonfinite=options.drop_nonfinite)
-    data = _opened(options.cache, verify=True)
+    data = cache_commands.opened(options.cache, verify=True)
     source = as_source(data, hook=options.hook, filters=filters, budget=options.budget * 2**20)
     selection: dict[str, Any] = {"filters": filters._asdict(), "hook": options.hook, "held_out": options.held_out}
     if options.held_out and isinstance(source, View | ArraySource):
         source = split(source, held_out=options.held_out, seed=options.seed).train
     return source, selection | {"seed": options.seed}
-
-
-def _opened(path: Path, *, verify: bool) -> Cache | np.ndarray:
-    """Open a cache, or map an ``.npy`` array."""
-    if path.suffix != ".npy":
-        return open_cache(path, verify=verify)
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)  # (n, d_in)
-        return array
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected an array in .npy format, got {error}") from None
 
 
 def _saved_step(folder: Path) -> int:
@@ -153,34 +179,26 @@ def _interruptible() -> Iterator[list[int]]:
 
 def eval_(options: Options) -> Result:
     """Measure an autoencoder on rows that it was not trained on, or else on all rows; says which."""
-    sae = checkpoint.load(options.path).to(resolve(options.backend))
+    sae = load_sae(options.path).to(resolve(options.backend))
     model = _model(options.model) if options.model else None
-    data = _opened(options.cache, verify=False)
+    data = cache_commands.opened(options.cache, verify=False)
     rows = held_out_rows(sae, data, drop_nonfinite=options.drop_nonfinite)
     if rows.source.d_in != sae.cfg.d_in:
         raise InputError(f"{options.cache}: expected rows of width d_in = {sae.cfg.d_in}, got {rows.source.d_in}")
+    if model is not None:  # before the long pass over the rows
+        if not isinstance(rows.source, View):
+            raise InputError(f"--model: expected an activation cache with tokens beside it, got {options.cache}")
+        text_behind(rows.source, model)
     with progress("eval", rows.source.rows) as move:
         found = evaluate(sae, rows.source, progress=move)
     numbers = found.numbers
-    if model is not None:
-        if not isinstance(rows.source, View):
-            raise InputError(f"--model: expected an activation cache with tokens beside it, got {options.cache}")
+    if model is not None and isinstance(rows.source, View):
         with progress("model", rows.source.rows, unit="tokens") as move:
             numbers |= model_numbers(sae, model, rows.source, found.mean, progress=move)
     numbers = in_order(numbers)
     about = {"run": str(options.path), "variant": sae.variant, "cfg": sae.cfg._asdict(), "how": rows.how}
     head = f"{options.path}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents\n{rows.how}\n"
     return Result(f"{head}\n{table(numbers)}", {**about, "metrics": numbers})
-
-
-def table(numbers: Mapping[str, float]) -> str:
-    """Return numbers as lines of name, value and meaning."""
-    wide = max(map(len, numbers))
-    return "\n".join(f"{name:<{wide}}  {_number(value):>10}  {MEANING[name]}" for name, value in numbers.items())
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
 def _model(name: str) -> CharGPT:
@@ -216,12 +234,14 @@ def cache_import_(options: Options) -> Result:
 
 def cache_info_(options: Options) -> Result:
     """Describe an activation cache."""
+    cache_commands.expect_cache(options.path)
     about = cache_commands.info(options.path)
     return Result(cache_commands.info_text(about), about)
 
 
 def cache_check_(options: Options) -> Result:
     """Verify every byte of a cache against its checksums."""
+    cache_commands.expect_cache(options.path)
     problems = cache_commands.check(options.path)
     text = "\n".join(problems) or f"{options.path}: sound"
     return Result(text, {"path": str(options.path), "problems": problems}, int(bool(problems)))
@@ -262,14 +282,14 @@ def _sae_info(path: Path) -> Result:
         name, cfg = known["variant"], known["cfg"]
         more = {"step": f"{known['step']} of {recipe.get('steps', '?')}", **known["source"]}
     else:
-        sae = checkpoint.load(path)
+        sae = load_sae(path)
         name, cfg, more = sae.variant, sae.cfg._asdict(), sae.metadata
     formula = [line for line in (variant(name).__doc__ or "").split("\n\n")[1].splitlines() if line.startswith("    ")]
-    lines = [f"{path}: {name}", "", *formula]
+    lines = [f"{path}: {name}", f"sections are those of {variant(name).SOURCE}", "", *formula]
     for kind, values in ((variant(name).Config, cfg), (Recipe, recipe)):
         says = meanings(kind)
         lines += ["", *(f"{key:<17} {value!s:<28} {says.get(key, '')}".rstrip() for key, value in values.items())]
-    lines += ["", *(f"{key:<17} {value}" for key, value in more.items())]
+    lines += ["", "the data it was trained on", *(f"{key:<17} {value}" for key, value in more.items())]
     about = {"path": str(path), "variant": name, "cfg": cfg, "recipe": recipe, "formula": formula, "metadata": more}
     return Result("\n".join(lines), about)
 

@@ -26,7 +26,7 @@ from minisae.interpret import LatentPage, firing, latent_page
 from minisae.metrics import cosine_structure
 from minisae.models import CharGPT, documents, load, random_init
 from minisae.models.text import encode
-from minisae.progress import progress
+from minisae.progress import progress, say
 from minisae.runs import machine, read_records
 from minisae.streams import generator
 
@@ -55,9 +55,12 @@ def run(
     """
     began = time.perf_counter()
     prepare(out)
+    count = 7 + len(settings.ks) + len(settings.l1s)
+    if settings == DEFAULTS:
+        say(f"demo: {count} jobs, about two minutes on 2 cores, 150 MB in {out}")
     model = model or load()
     texts = [encode(document.text) for document in documents()] if texts is None else texts
-    with workers() as pool, progress("demo", 7 + len(settings.ks) + len(settings.l1s), unit="jobs") as move:
+    with workers() as pool, progress("demo", count, unit="jobs") as move:
         done = 0
 
         def finished(jobs: Sequence[Job]) -> dict[str, Any]:

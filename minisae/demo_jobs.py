@@ -166,7 +166,7 @@ def principal_components(path: Path, settings: Settings) -> tuple[PCA, Evaluatio
 
     points = {
         "PCA, first k": [_point(evaluate(first(k), held_rows), "") for k in settings.ks],
-        "PCA, largest k a row": [_point(evaluate(PCATopK(every, k), held_rows), "") for k in settings.ks],
+        "PCA, largest k per row": [_point(evaluate(PCATopK(every, k), held_rows), "") for k in settings.ks],
     }
     pca = first(settings.k)
     return pca, evaluate(pca, halves(path, settings).held_out), points

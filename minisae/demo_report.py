@@ -1,5 +1,6 @@
 """What the demo writes: pictures, ``report.md``, ``metrics.json``, and its last words."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ def draw(found: Findings, out: Path) -> None:
         training_curves(found.records),
         firing_densities(found.densities),
         frontier(found.points, long_runs(found)),
-        decoder_cosines({**found.structures, "random directions": chance}),
+        decoder_cosines({**found.structures, f"{d_sae} random unit vectors": chance}),
         latents_page(found.pages, ALPHABET, before=BEFORE),
     )
     for name, drawn in zip(PICTURES, figures, strict=True):
@@ -158,11 +159,11 @@ def last_words(found: Findings, out: Path) -> str:
     head = headline(found)
     return (
         f"{out / 'report.md'}\n"
-        f"R² {head['pooled_r2']:.3f}: of the activations' variance on held-out documents, "
-        f"{found.settings.k} latents a character explain this share\n"
+        f"R² {head['pooled_r2']:.3f}: share of the variance of held-out activations that {found.settings.k} latents "
+        "per character explain\n"
         f"cross-entropy recovered {head['ce_recovered_vs_zero_ablation']:.3f}: spliced into the model, "
         f"the reconstruction keeps this share of what zeroing the activation would lose\n"
-        f"dead share {head['dead_fraction']:.3%}: latents that are silent on all {found.rows[1]:,} held-out rows"
+        f"dead share {head['dead_fraction']:.2%}: latents that are silent on all {found.rows[1]:,} held-out rows"
     )
 
 
@@ -173,6 +174,7 @@ def text(found: Findings, seconds: float) -> str:
 
 
 def _what(found: Findings) -> str:
+    how = re.sub(r"[0-9]{4,}", lambda digits: f"{int(digits[0]):,}", found.how)
     s, cfg, width = found.settings, found.cfg, found.cfg["d_model"]
     head = headline(found)
     return f"""# A sparse autoencoder on a language model's activations
@@ -184,15 +186,15 @@ dead latents **{head["dead_fraction"]:.2%}**: all on documents that training did
 
 A character model ({cfg["n_layer"]} blocks, width {width}) read the documents that ship with minisae, and at the \
 middle of the model, `{found.hook}`, every character left one row of {width} numbers. These \
-{sum(found.rows):,} rows are the cache in `cache/`. Held out: {found.how}.
+{sum(found.rows):,} rows are the cache in `cache/`. Held out: {how}.
 
-A sparse autoencoder rewrites each row as a sum of a few directions out of {s.expansion * width} (its *latents*), \
+A sparse autoencoder rewrites each row as a sum of a few directions out of {s.expansion * width:,} (its *latents*), \
 {s.expansion} times as many as the row has dimensions. Two were trained, {s.steps:,} steps of {s.batch_size:,} rows \
 each: `topk` keeps the {s.k} strongest latents of every row, `relu` pays λ = {s.l1:g} for each unit of \
 activation (rows scaled to a mean norm of √{width}). \
 Beside them stand
 
-- **PCA**: the first {s.k} principal components, so the same number of numbers a row, but the same {s.k} for all rows;
+- **PCA**: the first {s.k} principal components, so as many numbers per row, but the same {s.k} for all rows;
 - **control**: the same `topk` training on the activations of the same model with *random* weights. What it reaches \
 takes no learning in the model, so it is the level against which "features of the model" have to be judged."""
 
@@ -201,7 +203,8 @@ def _numbers(found: Findings) -> str:
     names = list(found.metrics)
     lines = [f"| | {' | '.join(names)} | what it means |", f"|---|{'---|' * len(names)}---|"]
     for key in TABLE:
-        cells = [f"{found.metrics[name][key]:.4g}" for name in names]
+        form = ".2%" if key.endswith("fraction") else ",.4g"
+        cells = [f"{found.metrics[name][key]:{form}}" for name in names]
         lines.append(f"| {key} | {' | '.join(cells)} | {MEANING[key]} |")
     control = found.metrics["control"]["pooled_r2"]
     purity = found.purity
@@ -209,9 +212,10 @@ def _numbers(found: Findings) -> str:
         "\n\nPCA's components are no latents: L0 counts them all, and none can be dead. "
         f"The control's R² of {control:.3f} is a warning: activations of a random model are simple (mostly the "
         "character just read), so they are easy to rebuild, and a high R² alone does not show that latents mean "
-        f"anything. What differs is what the latents respond to. The median control latent has {purity['control']:.0%} "
+        "anything. Both a higher R² and a purer response are to be expected of random weights. "
+        f"What differs is what the latents respond to. The median control latent has {purity['control']:.0%} "
         f"of its activation on a single character; the median latent of the trained model {purity['topk']:.0%}: more "
-        "of what it answers to stands around the character. (Errors a row are in squared units of each model's own "
+        "of what it answers to stands around the character. (Errors per row are in squared units of each model's own "
         "activations, so the control's does not compare.)"
     )
 
@@ -229,13 +233,29 @@ def _losses(found: Findings) -> str:
         (
             "## What the model loses",
             "",
-            f"The first {found.settings.splice_characters:,} characters of each held-out document, in nats a "
+            f"The first {found.settings.splice_characters:,} characters of each held-out document, in nats per "
             "character. The model goes on from the reconstruction instead of its own activation; if what matters to it "
-            "was kept, it predicts as well as before. *Recovered* is (ablated − spliced) / (ablated − clean).",
+            "was kept, it predicts as well as before. *Recovered* is (ablated − spliced) / (ablated − clean). "
+            + _scale(found),
             "",
             *lines,
         )
     )
+
+
+def _scale(found: Findings) -> str:
+    """Return what the clean and the zero line of the table of losses are to be compared with."""
+    row, count = found.losses["topk"], found.cfg["n_vocab"]
+    said = (
+        f"The model as it is has {row['ce_clean']:.2f} on these beginnings; the 1.33 that stands for the shipped model "
+        "elsewhere is over the whole of all 25 documents."
+    )
+    if abs(row["ce_zero_ablation"] - np.log(count)) < 0.001:
+        said += (
+            " With zero in its place nothing of the text gets through, and every character is equally likely: "
+            f"ln {count} = {np.log(count):.2f}."
+        )
+    return said
 
 
 def _pictures(found: Findings) -> str:
@@ -255,14 +275,14 @@ def _pictures(found: Findings) -> str:
 
 **L0 against error.** Lower left is better. Filled: short runs ({found.settings.sweep_steps} steps of \
 {found.settings.sweep_batch}) for several k and λ; open: the long runs above. The `relu` runs lie higher because the \
-penalty also shrinks what it lets through, and they need longest. *PCA, largest k a row* may choose its components \
+penalty also shrinks what it lets through, and they need longest. *PCA, largest k per row* may choose its components \
 anew for each row, as an autoencoder does, but from only {found.cfg["d_model"]}; with k near that \
 number it is hard to beat.
 
 ![decoder cosines](cosines.png)
 
 **Decoder cosines.** Left all pairs, right each latent's closest other. \
-{found.settings.expansion * found.cfg["d_model"]} directions cannot all \
+{found.settings.expansion * found.cfg["d_model"]:,} directions cannot all \
 be orthogonal in {found.cfg["d_model"]} dimensions: the Welch bound is the smallest *largest* cosine that is possible. \
 Latents far beyond it lie close to another: variants of one feature, or duplicates.
 
@@ -272,11 +292,19 @@ Latents far beyond it lie close to another: variants of one feature, or duplicat
 def _latents(found: Findings) -> str:
     parts = [
         f"## {len(found.pages)} latents, drawn by the seed",
-        "Not picked: good, dull and dead ones as they come. Between ⟦ and ⟧ the latent fires, ↵ is a line end.",
+        "",
     ]
     for page in found.pages:
         lines = [marked(context, ALPHABET) for context in page.contexts]
         parts.append(f"**{name_of(page, ALPHABET)}**" + ("\n\n```\n" + "\n".join(lines) + "\n```" if lines else ""))
+    shown = "".join(parts)
+    signs = [says for sign, says in (("␣", "␣ is a space"), ("↵", "↵ is a line end")) if sign in shown]
+    marks = ", ".join(["Between ⟦ and ⟧ the latent fires", *signs])
+    parts[1] = (
+        f"Not picked: good, dull and dead ones as they come. {marks}. "
+        "The shares after *on* are of the latent's total activation over all held-out rows; the lines are only its "
+        "strongest places, so the two can differ."
+    )
     return "\n\n".join(parts)
 
 

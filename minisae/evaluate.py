@@ -7,20 +7,23 @@ and the result says so.
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minisae.backend import Array, backend_of, to_device, to_host
 from minisae.cache import Cache, Filters, View, array_source, split, view
+from minisae.cache.format import MANIFEST
 from minisae.cache.index import kept_rows
 from minisae.cache.reader import read_column
 from minisae.cache.stream import ArraySource
-from minisae.checkpoint import SAE
+from minisae.checkpoint import SAE, load
 from minisae.errors import InputError
 from minisae.interventions import Coder, averaged, effects, from_position, spliced, zeroed
 from minisae.metrics import Totals, cosine_structure, measure, merge, recovered_report, report, share_above
 from minisae.models import CharGPT
+from minisae.models.char_gpt import hook_names
 from minisae.runs import source_identity
 
 CHUNK = 8192
@@ -39,23 +42,23 @@ MEANING = {
     "cosine_similarity": "mean cosine between a row and its reconstruction",
     "l2_ratio": "mean norm of a reconstruction over its row's; below 1 is shrinkage",
     "relative_reconstruction_bias": "below 1 is shrinkage",
-    "l0": "mean number of active latents a row",
-    "l1": "mean sum of the code of a row",
+    "l0": "mean number of active latents per row",
+    "l1": "mean sum of the code per row",
     "dead_fraction": "share of latents silent on all these rows",
-    "density_above_0.01": "share of latents active in more than 1 % of the rows",
-    "density_above_0.1": "share of latents active in more than 10 % of the rows",
+    "density_above_0.01": "share of latents active in more than 1% of the rows",
+    "density_above_0.1": "share of latents active in more than 10% of the rows",
     "density_median": "median share of rows in which a latent is active",
     "decoder_coherence": "largest absolute cosine between two decoder rows",
     "decoder_mean_max_cosine": "mean over latents of the largest absolute cosine with another",
     "decoder_rms_cosine": "root mean square cosine between two decoder rows",
     "welch_bound": "least coherence possible at this size",
-    "ce_clean": "cross-entropy of the model as it is, nats a token",
+    "ce_clean": "cross-entropy of the model as it is, nats per token",
     "ce_sae": "with the reconstruction spliced in",
     "ce_zero_ablation": "with the activation put to zero",
     "ce_mean_ablation": "with the activation put to its mean",
     "ce_recovered_vs_zero_ablation": "1: as good as the clean model, 0: as bad as zero",
     "ce_recovered_vs_mean_ablation": "1: as good as the clean model, 0: as bad as the mean",
-    "kl_sae": "KL divergence from the clean model's prediction, nats a token",
+    "kl_sae": "KL divergence from the clean model's prediction, nats per token",
     "kl_zero_ablation": "the same with the activation put to zero",
     "kl_mean_ablation": "the same with the activation put to its mean",
     "kl_recovered_vs_zero_ablation": "1 - kl_sae / kl_zero_ablation",
@@ -81,6 +84,15 @@ class Evaluation(NamedTuple):
     """Sums over the rows; ``density`` among them."""
     mean: Array
     """Mean row ``(d_in,)``, float64, on the host."""
+
+
+def load_sae(path: Path) -> SAE:
+    """Load an autoencoder; a cache in its place is one line."""
+    if (path / MANIFEST).exists():
+        raise InputError(
+            f"{path}: expected a run or a saved autoencoder, this is an activation cache (minisae cache info {path})"
+        )
+    return load(path)
 
 
 def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = False) -> Rows:
@@ -189,6 +201,16 @@ def in_order(numbers: dict[str, float]) -> dict[str, float]:
     return {name: numbers[name] for name in MEANING if name in numbers}
 
 
+def table(numbers: Mapping[str, float]) -> str:
+    """Return numbers as lines of name, value and meaning."""
+    wide = max(map(len, numbers))
+    return "\n".join(f"{name:<{wide}}  {_number(value):>10}  {MEANING[name]}" for name, value in numbers.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it: numbers that are not finite become ``None``, at any depth."""
     if isinstance(value, Mapping):
@@ -234,6 +256,28 @@ def documents_of(source: View, n_ctx: int) -> list[Document]:
     return documents
 
 
+def text_behind(source: View, model: CharGPT) -> tuple[str, list[Document]]:
+    """Return the hook of ``source`` in ``model`` and the documents; cheap, so that a long pass can come after it.
+
+    Raises
+    ------
+    InputError
+        If the cache does not know its hook or tokens, or holds activations of another model.
+    """
+    cache = source.kept.cache
+    hook = str(cache.manifest.meta.get("hook") or source.kept.hooks[0].removeprefix("acts."))
+    if hook not in hook_names(model.cfg):
+        raise InputError(
+            f"{cache.path}: expected a hook of {model.name} ({', '.join(hook_names(model.cfg))}), got {hook!r}; "
+            "name it at import with --meta hook=NAME"
+        )
+    if source.d_in != model.cfg.d_model:
+        raise InputError(f"{cache.path}: expected rows of {model.name}'s width {model.cfg.d_model}, got {source.d_in}")
+    documents = documents_of(source, model.cfg.n_ctx)
+    check_same_model(model, source, hook, documents[0])
+    return hook, documents
+
+
 def model_numbers(
     sae: SAE, model: CharGPT, source: View, mean: Array, *, progress: Progress | None = None
 ) -> dict[str, float]:
@@ -247,10 +291,7 @@ def model_numbers(
     InputError
         If the cache does not know its hook or tokens, or holds activations of another model.
     """
-    cache = source.kept.cache
-    hook = cache.manifest.meta.get("hook") or source.kept.hooks[0].removeprefix("acts.")
-    documents = documents_of(source, model.cfg.n_ctx)
-    check_same_model(model, source, hook, documents[0])
+    hook, documents = text_behind(source, model)
     skip = sae.metadata.get("selection", {}).get("filters", {}).get("skip_positions", 0)
     replacements = {"sae": spliced(sae), "zero": zeroed, "mean": averaged(mean)}
     found = effects(

@@ -26,6 +26,7 @@ def test_minisae_alone():
     assert trained["active"] < 0.02
     assert json.loads(json.dumps(report)) == report
     assert "relu_trained  tuned" in bench.table(report)
+    assert "ratio" not in bench.table(report)
 
 
 @pytest.mark.peers
@@ -43,7 +44,9 @@ def test_against_torch():
     assert report["agrees"]
     assert [r["contender"] for r in report["results"]] == ["minisae", "torch"] * 6
     assert all(r["ratio"] > 0 for r in report["results"][1::2])
-    assert "x" in bench.table(report).splitlines()[-1]
+    text = bench.table(report)
+    assert "ratio" in text
+    assert "x" in text.splitlines()[-len(bench.FOOTER) - 2]
 
 
 def test_refusals(monkeypatch):

@@ -111,15 +111,20 @@ def test_resume_gives_the_same_bits_as_one_run(cache, tmp_path, run, monkeypatch
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
-def test_eval_with_a_model(tmp_path, run, monkeypatch):
+def test_eval_with_a_model(tmp_path, run, refused, monkeypatch):
     model = small_model()
     text_cache(tmp_path / "cache", model, small_texts())
     monkeypatch.setattr(commands, "load_model", lambda path: model)
     train = ["train", tmp_path / "cache", "--out", tmp_path / "run", "--held-out", "0.4", "--skip-positions", "2"]
     assert run(*train, *SETTINGS)[0] == 0
-    status, out, _ = run("eval", tmp_path / "run", "--cache", tmp_path / "cache", "--model", "char_gpt", "--json")
+    words = ["eval", tmp_path / "run", "--cache", tmp_path / "cache", "--model", "char_gpt", "--json"]
+    status, out, _ = run(*words)
     assert status == 0
     assert json.loads(out)["metrics"]["ce_zero_ablation"] > 0
+    known = {"doc_id": np.arange(N) // 97, "position": np.arange(N) % 97, "token": np.arange(N) % 31}
+    write_cache(tmp_path / "c", [{"acts": rows(d=12), **known}], meta={"hook": "mlp"})
+    monkeypatch.setattr(commands, "evaluate", lambda *a, **k: pytest.fail("measured before the check"))
+    refused([*words, "--cache", tmp_path / "c"], "expected a hook of char_gpt", "got 'mlp'")
 
 
 def test_cache_import_info_check(tmp_path, run):
@@ -150,6 +155,8 @@ def test_info(cache, tmp_path, run, refused):
     _, out, _ = run("info", tmp_path / "run")
     assert "f     = ReLU(TopK(pre))" in out
     assert "whether b_dec is subtracted" in out
+    assert VARIANTS["topk"].SOURCE in out
+    assert "the data it was trained on" in out
     _, out, _ = run("info", tmp_path / "run", "--json")
     assert (strict(out)["cfg"]["k"], strict(out)["recipe"]["dead_after"]) == (3, 500)
     (tmp_path / "run" / "cfg.json").unlink()
@@ -223,19 +230,24 @@ def test_help_and_version(run):
 
 USE = [
     (["train"], ["--out, --d-sae, --steps"]),
-    ([], ["command"]),
+    ([], ["minisae: expected a command: demo, cache, train, eval, info, bench; try minisae demo"]),
     (["fly"], ["fly", "demo"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "fancy"], ["--variant", "fancy", "topk"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "2.5"], ["--k", "2.5"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "41"], ["k: expected at most d_sae = 37, got 41"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--steps", "0"], ["steps", "at least 1", "0"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["l1", "topk"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["--l1 belongs to relu; topk takes --k"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"], ["--k belongs to topk; relu takes --l1"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "dead_aftr=3", "clip=1"], ["did you mean dead_after"]),
     (
         ["train", "CACHE", "--out", "RUN", "--variant", "relu", "--d-sae", "7", "--steps", "3", "--l1", "-1"],
         ["l1", "-1"],
     ),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "relu=during"], ["relu", "after, before", "during"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour=red"], ["colour", "expected some of"]),
+    (
+        ["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour=red"],
+        ["no option colour for topk; minisae info options"],
+    ),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour"], ["--set", "NAME=VALUE", "colour"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "k=3"], ["--set", "--k"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "clip=1e999"], ["--set", "finite", "clip", "1e999"]),
@@ -245,12 +257,18 @@ USE = [
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--skip-positions", "-1"], ["skip_positions", "-1"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--skip-positions", "99"], ["expected rows past the filters"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--budget", "0"], ["budget"]),
-    (["train", "nowhere", "--out", "RUN", *SETTINGS], ["nowhere", "manifest.json"]),
+    (["train", "nowhere", "--out", "RUN", *SETTINGS], ["nowhere: no such file or folder"]),
     (["train", "CACHE", "--out", "CACHE", *SETTINGS], ["expected an empty or new folder, it holds"]),
     (["train", "CACHE", "--out", "CACHE/manifest.json", *SETTINGS], ["expected a folder to write to, found a file"]),
     (["eval", "nowhere", "--cache", "CACHE"], ["nowhere", "expected the folder of a run"]),
     (["info", "nowhere"], ["nowhere"]),
-    (["cache", "info", "nowhere"], ["nowhere"]),
+    (["cache", "info", "nowhere"], ["nowhere: no such file or folder"]),
+    (["cache", "check", "nowhere"], ["nowhere: no such file or folder"]),
+    (["cache", "check", "CACHE/manifest.json"], ["expected an activation cache (a folder); make a cache with"]),
+    (["train", "CACHE/manifest.json", "--out", "RUN", *SETTINGS], ["or a .npy file; make a cache with: minisae cache"]),
+    (["train", "nowhere.npy", "--out", "RUN", *SETTINGS], ["nowhere.npy: no such file"]),
+    (["eval", "CACHE", "--cache", "CACHE"], ["this is an activation cache (minisae cache info"]),
+    (["info", "CACHE"], ["expected a run or a saved autoencoder, this is an activation cache"]),
     (["cache", "import", "nowhere.npy", "--out", "RUN"], ["nowhere.npy"]),
     (["demo", "--out", "CACHE"], ["expected a new folder or a former demo's, it holds"]),
 ]
@@ -341,6 +359,9 @@ def test_resume_with_other_settings(cache, tmp_path, run, refused):
     refused([*words, *SETTINGS], "add --resume")
     refused([*words, *SETTINGS, "--resume", "--k", "5"], "k: the run in", "started with 3", "asked for 5")
     refused([*words, *SETTINGS, "--resume", "--held-out", "0.2"], "started on other data")
+    refused([*words, *SETTINGS, "--resume", "--steps", "60"], "finished at step 30", "start a new one")
+    assert "already finished" in run(*words, *SETTINGS, "--resume")[1]
+    refused(["cache", "check", tmp_path / "run"], "expected an activation cache, this is a run")
 
 
 @pytest.mark.parametrize("lr", ["1e30", "1e39"])

@@ -1,15 +1,54 @@
-"""What ``minisae cache import``, ``info`` and ``check`` do."""
+"""What ``minisae cache import``, ``info`` and ``check`` do, and one line for what is no cache."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minisae.cache.filters import KEEP_ALL, Filters, check_filters
-from minisae.cache.format import LOG, check_shard, read_log, read_manifest
+from minisae.cache.format import LOG, MANIFEST, check_shard, read_log, read_manifest
 from minisae.cache.reader import Cache, damaged_shards, open_cache
 from minisae.cache.sources import open_tables, table_rows
 from minisae.cache.writer import Settings, write_rows
 from minisae.errors import InputError
+
+RUN, SAVED = "run.json", "cfg.json"
+"""The files that tell a run, and a saved autoencoder."""
+
+
+def expect_cache(path: Path, *, array: bool = False) -> None:
+    """Refuse a path that can be no cache; with ``array`` an ``.npy`` file will do.
+
+    Raises
+    ------
+    InputError
+        One line on what it is instead, and how to make a cache of it.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file{'' if array and path.suffix == '.npy' else ' or folder'}")
+    wanted = f"expected an activation cache{' (a folder) or a .npy file' if array else ' (a folder)'}"
+    if path.is_dir():
+        if (path / MANIFEST).exists() or (path / LOG).exists():
+            return
+        for name, what in ((RUN, "a run"), (SAVED, "a saved autoencoder")):
+            if (path / name).exists():
+                raise InputError(f"{path}: expected an activation cache, this is {what}")
+        raise InputError(f"{path}: {wanted}, got a folder without {MANIFEST}")
+    if not array or path.suffix != ".npy":
+        raise InputError(f"{path}: {wanted}; make a cache with: minisae cache import {path} --out CACHE")
+
+
+def opened(path: Path, *, verify: bool) -> Cache | np.ndarray:
+    """Open a cache, or map an ``.npy`` array ``(n, d_in)``."""
+    expect_cache(path, array=True)
+    if path.is_dir():
+        return open_cache(path, verify=verify)
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)  # (n, d_in)
+        return array
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected an array in .npy format, got {error}") from None
 
 
 def import_(

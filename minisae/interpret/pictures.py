@@ -47,7 +47,7 @@ def figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[
 def training_curves(records: Mapping[str, Sequence[Record]]) -> Figure:
     """Draw R² and L0 of the logged batches, and the number of dead latents, against rows seen."""
     drawn, axes = figure(9.0, 3.0, 3)
-    panels = (("r2", "R² of the batch"), ("l0", "active latents a row (L0)"), ("dead", "dead latents"))
+    panels = (("r2", "R² of the batch"), ("l0", "active latents per row (L0)"), ("dead", "dead latents"))
     for ax, (key, title) in zip(axes, panels, strict=True):
         for (name, lines), (colour, dash, _) in zip(records.items(), STYLES, strict=False):
             rows = np.array([line["rows"] for line in lines]) / 1e6  # (records,)
@@ -97,7 +97,7 @@ def frontier(series: Mapping[str, Sequence[Point]], long: Mapping[str, Point]) -
                 point.label, (point.l0, point.error), xytext=(side, side), textcoords="offset points", fontsize=7,
                 color=colour, ha=corner[0], va=corner[1], path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
-    ax.set(xlabel="active latents (or components) a row: L0", ylabel="share of variance not explained: 1 − R²")
+    ax.set(xlabel="active latents (or components) per row (L0)", ylabel="share of variance not explained: 1 − R²")
     plain_log(ax, "x")
     plain_log(ax, "y")
     ax.margins(x=0.12, y=0.12)
