@@ -109,9 +109,8 @@ def input_scale(x: np.ndarray, how: str) -> float:
 def now(run: Run) -> tuple[Any, float, float]:
     """Return the configuration (k annealed), the learning rate and the factor of λ at this step."""
     r, cfg = run.recipe, run.cfg
-    if r.k_anneal and hasattr(cfg, "k"):
-        k = round(anneal(run.step, first=max(r.k_start, cfg.k), last=cfg.k, steps=r.k_anneal))
-        cfg = cfg._replace(k=min(k, cfg.d_sae))
+    if r.k_anneal:
+        cfg = cfg._replace(k=round(anneal(run.step, first=r.k_start, last=cfg.k, steps=r.k_anneal)))
     falling = decay(run.step, total=r.steps, start=int(r.lr_decay_start * r.steps), shape=r.lr_decay)
     return cfg, r.lr * warmup(run.step, r.lr_warmup) * falling, warmup(run.step, r.sparsity_warmup)
 
@@ -220,7 +219,7 @@ def fit(
     Raises
     ------
     Diverged
-        If a loss was not finite. Nothing is saved from then on.
+        If a loss was not finite, or what a step left behind. Nothing is saved from then on.
     """
     r, backend = run.recipe, backend_of(run.idle)
     hooks = tuple(hooks)

@@ -26,6 +26,10 @@ def test_the_shipped_model(shipped):
     assert shipped.cfg == char_gpt.Config()
 
 
+def test_text_becomes_tokens_and_text_again(shipped):
+    assert shipped.decode_text(shipped.encode_text("Call me Ishmael.")) == "Call me Ishmael."
+
+
 def test_the_shipped_model_predicts_text_it_never_saw(shipped):
     sample = [d.text[:3000] for d in documents()[::4]]
     losses = np.concatenate([document_loss(shipped, shipped.encode_text(s)) for s in sample])
