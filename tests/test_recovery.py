@@ -3,11 +3,11 @@
 The dictionary is random and not made orthogonal (cosines up to about 0.45), magnitudes are U(0, 1], there is no noise
 and no bias. One seed decides data, order and start.
 
-At d_sae = 128 plain TopK (same steps, no AuxK that acts, no annealing) covers 0.84 to 0.89. What it misses are pairs:
-one latent lies between two features whose own cosine is about 0.3, and for each such blend about one latent is dead.
-AuxK, which trains the dead latents on what the blends leave over, reaches at least 0.984; k falling from 16, which
-leaves no latent dead early on, 1.000 (five seeds each, asserted below); the recipe has both. The recipe's least coverage is
-0.992 (one feature missed, ``relu`` at 128); ``LEAST`` leaves room for five more misses.
+At d_sae = 128 plain TopK (same steps, no AuxK that acts, no annealing) covers 0.84 to 0.89. What it misses are
+pairs: one latent lies between two features whose own cosine is about 0.3, and for each such blend about one latent
+is dead. AuxK, which trains the dead latents on what the blends leave over, reaches at least 0.984; k falling from
+16, which leaves no latent dead early on, 1.000 (five seeds each, asserted below); the recipe has both. The recipe's
+least coverage is 0.992 (one feature missed, ``relu`` at 128); ``LEAST`` leaves room for five more misses.
 """
 
 import time
