@@ -4,7 +4,7 @@ import math
 
 from minisae.errors import InputError
 
-DECAYS = ("constant", "linear", "cosine")
+DECAYS = ("constant", "linear", "cosine", "quarter_cosine")
 
 
 def warmup(step: int, steps: int) -> float:
@@ -13,18 +13,20 @@ def warmup(step: int, steps: int) -> float:
 
 
 def decay(step: int, *, total: int, start: int, shape: str = "linear") -> float:
-    """Fall from 1 at step ``start`` to 0 at step ``total``, along a line or half a cosine, or stay at 1.
+    """Fall from 1 at step ``start`` to 0 at step ``total``, along a line, half or a quarter of a cosine, or stay at 1.
 
     Raises
     ------
     InputError
-        If ``shape`` is none of ``constant``, ``linear``, ``cosine``.
+        If ``shape`` is none of :data:`DECAYS`.
     """
     if shape not in DECAYS:
         raise InputError(f"lr_decay: expected one of {', '.join(DECAYS)}, got {shape!r}")
     if shape == "constant" or step < start or total <= start:
         return 1.0
     done = min(1.0, (step - start) / (total - start))
+    if shape == "quarter_cosine":
+        return math.cos(math.pi / 2 * done)
     return 1 - done if shape == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 

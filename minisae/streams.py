@@ -18,6 +18,11 @@ STREAMS = (
     "split",
     "demo_latents",
     "random_directions",
+    "toy_init",
+    "toy_batch",
+    "toy_frames",
+    "toy_saes",
+    "toy_test",
 )
 """One number each, by position: append only, or saved runs draw other numbers when resumed."""
 
