@@ -85,14 +85,14 @@ def floor(name: str, size: Size, speed: tuple[float, float]) -> float:
     product = 2 * size.n * size.d_in * size.d_sae
     item = np.dtype(size.dtype).itemsize
     optimiser = 7 * 2 * size.d_in * size.d_sae * item
-    if name == "topk":
+    if name in ("topk", "batch_topk"):
         return product / speed[0] + (optimiser + 4 * size.n * size.k * size.d_in * item) / speed[1]
     return 5 * product / speed[0] + optimiser / speed[1]
 
 
 def step_times(name: str, size: Size, backend: str, repeats: int) -> tuple[list[float], dict[str, float]]:
     """Return the seconds of each step, and how often a step fell back to a formula for want of a kernel."""
-    cfg = VARIANTS[name].Config(size.d_in, size.d_sae, **({"k": size.k} if name == "topk" else {}))
+    cfg = VARIANTS[name].Config(size.d_in, size.d_sae, **({} if name == "relu" else {"k": size.k}))
     recipe = Recipe(steps=1_000_000, batch_size=size.n, dtype=size.dtype, init_rows=size.n, log_every=1_000_000)
     rows = np.random.default_rng(1).standard_normal((INPUTS * size.n, size.d_in), dtype=np.float32)  # (rows, d_in)
     run = start(array_source(rows), name, cfg, recipe, backend=backend)

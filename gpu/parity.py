@@ -49,6 +49,9 @@ CASES = {
         {"k": 3, "auxk_normaliser": "residual_variance", "auxk_reach": "everything", "reduction": "mean"},
         {"dead_after": BATCH, "order": "normalise-project-clip-step", "input_scale": "mean_square"},
     ),
+    "batch_topk, auxk": Case(
+        "batch_topk", {"k": 2.6, "k_aux": 11}, {"dead_after": BATCH, "k_start": 17, "k_anneal": 4, "ema": 0.9}
+    ),
 }
 
 

@@ -125,7 +125,8 @@ def fold_input_scale(params: Mapping[str, Array], scale: float) -> dict[str, Arr
 
     Decoder rows keep their norm; codes come out in raw units, ``1/scale`` of what they were in training.
     """
-    return {key: p / scale if key in ("b_enc", "b_dec") else p.copy(order="K") for key, p in params.items()}
+    raw = ("b_enc", "b_dec", "threshold")
+    return {key: p / scale if key in raw else p.copy(order="K") for key, p in params.items()}
 
 
 def write_run(path: Path, info: Mapping[str, Any], *arrays: Mapping[str, np.ndarray]) -> None:

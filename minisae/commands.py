@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata as packages
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from minisae.backend import resolve
 from minisae.cache import Filters, Source, as_source, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
+from minisae.console import Result, Stopped, plain
 from minisae.conventions import SWITCHES
 from minisae.errors import InputError
-from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, plain, table, text_behind
+from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, table, text_behind
 from minisae.interop.files import read_json
 from minisae.models import CharGPT
 from minisae.models import load as load_model
@@ -37,22 +38,8 @@ from minisae.train import Diverged, Record, Run
 Options = argparse.Namespace
 FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
 """Options of ``minisae train`` that are no matter for ``--set``."""
-OWN = {"k": "topk", "l1": "relu"}
-"""Options of one variant only."""
-
-
-class Result(NamedTuple):
-    """What a command has to say."""
-
-    text: str
-    """For people."""
-    numbers: Mapping[str, Any]
-    """For ``--json``."""
-    status: int = 0
-
-
-class Stopped(Exception):
-    """Ctrl-C, after a checkpoint was saved."""
+OWN = ("k", "l1")
+"""Options of some variants only."""
 
 
 def demo_(options: Options) -> Result:
@@ -116,9 +103,10 @@ def refuse_other_options(options: Options, chosen: Mapping[str, Any]) -> None:
     """Refuse options of another variant, and ``--set`` names (the keys of ``chosen``) that nobody knows."""
     fields = VARIANTS[options.variant].Config._fields
     own = next(name for name in OWN if name in fields)
-    for name, owner in OWN.items():
+    for name in OWN:
         if getattr(options, name) is not None and name not in fields:
-            raise InputError(f"--{name} belongs to {owner}; {options.variant} takes --{own}")
+            owners = " and ".join(v for v, module in VARIANTS.items() if name in module.Config._fields)
+            raise InputError(f"--{name} belongs to {owners}; {options.variant} takes --{own}")
     settable = [name for name in (*fields, *Recipe._fields) if name not in ("d_in", *FLAGS)]
     for name in chosen:
         if name in FLAGS:

@@ -36,6 +36,13 @@ SWITCHES = {
     "auxk_few": Switch(
         ("full", "proportional"), "whether AuxK counts in full while fewer latents are dead than it may take"
     ),
+    "k_rounding": Switch(
+        ("nearest", "down"), "whether k times the rows of a batch is rounded (halves to even) or cut to a whole number"
+    ),
+    "threshold_rule": Switch(
+        ("corrected", "from_zero", "from_first"),
+        "how the running mean of the smallest kept value starts: bias-corrected, at 0, or at its first value",
+    ),
     "decoder": Switch(("unit", "free"), "whether decoder rows are kept at unit norm"),
     "order": Switch(
         ("project-clip-step-normalise", "clip-project-step-normalise", "normalise-project-clip-step"),

@@ -17,10 +17,10 @@ import numpy as np
 from minisae import demo_jobs, demo_report
 from minisae.backend import Array
 from minisae.checkpoint import SAE
+from minisae.console import plain
 from minisae.demo_jobs import Halves, Job, workers
 from minisae.demo_report import Findings, Settings
 from minisae.errors import InputError
-from minisae.evaluate import plain
 from minisae.interop.files import write_atomically
 from minisae.interpret import LatentPage, firing, latent_page
 from minisae.metrics import cosine_structure

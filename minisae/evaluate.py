@@ -5,10 +5,9 @@ by the selection and the checksums in the run's metadata; on other data, or wher
 and the result says so.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -209,15 +208,6 @@ def table(numbers: Mapping[str, float]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: numbers that are not finite become ``None``, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Document(NamedTuple):

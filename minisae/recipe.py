@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
     lr_warmup: int = 0
     """Steps over which the rate rises."""
     lr_decay: str = "linear"
-    """``"constant"``, ``"linear"`` or ``"cosine"``."""
+    """``"constant"``, ``"linear"``, ``"cosine"`` or ``"quarter_cosine"``."""
     lr_decay_start: float = 0.8
     """Share of the steps after which the rate falls."""
     sparsity_warmup: int = 0

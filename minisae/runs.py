@@ -125,7 +125,7 @@ def finished(run: Run, *, metadata: Mapping[str, Any]) -> SAE:
 
     A penalty λ is in the units of the activations, so it is scaled along.
     """
-    params = fold_input_scale(run.average or run.params, run.scale)
+    params = fold_input_scale(run.params | run.average, run.scale)
     if run.average and run.cfg.decoder == "unit":
         normalise_rows(params["W_dec"])  # an average of unit rows is a little shorter
     cfg = run.cfg._replace(l1=run.cfg.l1 / run.scale) if hasattr(run.cfg, "l1") else run.cfg
@@ -170,7 +170,7 @@ def train(
     batch_size: int = 2048,
     lr: float = 1e-3,
     seed: int = 0,
-    k: int | None = None,
+    k: float | None = None,
     l1: float | None = None,
     options: Mapping[str, Any] | None = None,
     backend: str | None = None,
@@ -185,7 +185,7 @@ def train(
     Parameters
     ----------
     data : array ``(n, d_in)``, the path of an activation cache, or anything with ``d_in``, ``rows`` and ``batches``
-    variant : ``"relu"`` or ``"topk"``
+    variant : ``"relu"``, ``"topk"`` or ``"batch_topk"``
     d_sae, steps, batch_size, lr, seed : dictionary size and the recipe's first numbers
     k, l1 : the variant's own number
     options : any further field of the variant's ``Config`` or of :class:`~minisae.recipe.Recipe`, by name

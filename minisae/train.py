@@ -1,6 +1,9 @@
 """Training: a ``Run`` holds all state, ``step`` takes it one batch further, ``fit`` does so until the end.
 
-    forward → objective → backward → (project, clip, Adam, normalise, in the recipe's order) → counters
+    forward → objective → backward → (project, clip, Adam, normalise, in the recipe's order) → counters, state
+
+State that a variant keeps beside its parameters, such as a running threshold, it names in ``STATE`` and moves in its
+``after_step``: the optimiser and the averaged weights leave it alone.
 
 A step changes parameters, moments and counters in place and takes nothing off the device; numbers are read at the
 declared points only: logging, checkpoints, resampling.
@@ -34,7 +37,7 @@ class Run(NamedTuple):
     recipe: Recipe
     """How to train."""
     params: dict[str, Array]
-    """Parameters, changed in place."""
+    """Parameters and the variant's state, changed in place."""
     adam: AdamState
     """Adam's moments, changed in place."""
     average: dict[str, Array]
@@ -77,10 +80,11 @@ def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: st
     rng = generator(recipe.seed, "init")
     host = module.init(cfg, rng, sample=sample * np.float32(scale), dtype=dtype)
     params = {name: to_device(p, backend) for name, p in host.items()}
+    trained = {name: p for name, p in params.items() if name not in getattr(module, "STATE", ())}
     xp = namespace(params["W_dec"])
     return Run(
-        variant, cfg, recipe, params, adam_init(params),
-        {name: p.copy(order="K") for name, p in params.items()} if recipe.ema else {},
+        variant, cfg, recipe, params, adam_init(trained),
+        {name: p.copy(order="K") for name, p in trained.items()} if recipe.ema else {},
         xp.zeros(cfg.d_sae, dtype=xp.int64), xp.full(1, -1, dtype=xp.int64), scale, 0, 0,
     )  # fmt: skip
 
@@ -110,7 +114,9 @@ def now(run: Run) -> tuple[Any, float, float]:
     """Return the configuration (k annealed), the learning rate and the factor of λ at this step."""
     r, cfg = run.recipe, run.cfg
     if r.k_anneal:
-        cfg = cfg._replace(k=round(anneal(run.step, first=r.k_start, last=cfg.k, steps=r.k_anneal)))
+        k = anneal(run.step, first=r.k_start, last=cfg.k, steps=r.k_anneal)
+        fractional = getattr(variant_module(run.variant), "FRACTIONAL_K", False)
+        cfg = cfg._replace(k=k if fractional else round(k))
     falling = decay(run.step, total=r.steps, start=int(r.lr_decay_start * r.steps), shape=r.lr_decay)
     return cfg, r.lr * warmup(run.step, r.lr_warmup) * falling, warmup(run.step, r.sparsity_warmup)
 
@@ -118,7 +124,7 @@ def now(run: Run) -> tuple[Any, float, float]:
 def step(run: Run, x: Array) -> tuple[Run, dict[str, Array]]:
     """Take one step on rows ``x (n, d_in)`` of the run's backend and dtype.
 
-    Parameters, moments, averages and counters change in place.
+    Parameters, state, moments, averages and counters change in place.
 
     Returns
     -------
@@ -142,6 +148,8 @@ def step(run: Run, x: Array) -> tuple[Run, dict[str, Array]]:
     if r.ema:
         ema_update(run.average, run.params, decay=r.ema)
     xp = namespace(x)
+    if hasattr(variant, "after_step"):
+        variant.after_step(run.params, out, cfg, step=run.step)
     run.idle[...] = dead_.count_idle(run.idle, variant.fired_latents(out, cfg), x.shape[0])
     run.bad_step[...] = xp.where((run.bad_step < 0) & ~xp.isfinite(loss), run.step, run.bad_step)
     measures = {"loss": loss, **{name: term.value for name, term in terms.items()}}

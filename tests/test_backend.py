@@ -24,7 +24,7 @@ from minisae.train import fit, start, step
 from tests.costume import no_sync, recorded
 
 D_IN, D_SAE, BATCH, STEPS = 7, 23, 13, 5
-BASE = {"relu": {"l1": 0.4}, "topk": {"k": 3, "k_aux": 5}}
+BASE = {"relu": {"l1": 0.4}, "topk": {"k": 3, "k_aux": 5}, "batch_topk": {"k": 2.6, "k_aux": 5}}
 RECIPES = {
     "plain": {},
     "clip": {"clip": 0.1},
@@ -37,7 +37,11 @@ RECIPES = {
     **{f"dtype {dtype}": {"dtype": dtype} for dtype in DTYPES},
     "all": {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"},
 }
-OWN = {"relu": {"sparsity_warmup": 3}, "topk": {"k_start": 11, "k_anneal": 4}}
+OWN = {
+    "relu": {"sparsity_warmup": 3},
+    "topk": {"k_start": 11, "k_anneal": 4},
+    "batch_topk": {"k_start": 11, "k_anneal": 4},
+}
 """What only one variant's recipe has."""
 
 
@@ -159,6 +163,10 @@ def test_a_trained_autoencoder_moves_between_backends(variant, tmp_path):
             f = sae.encode(x)  # (n, d_sae)
             assert backend_of(f) == on
             results[on] = to_host(dense(f)), to_host(sae.decode(f))
+            if hasattr(VARIANTS[variant], "calibrated"):
+                params = VARIANTS[variant].calibrated(sae.params, x, sae.cfg)
+                assert backend_of(params["threshold"]) == on
+                results[on] += (to_host(params["threshold"]),)
     for got, expected in zip(results["costume"], results["numpy"], strict=True):
         np.testing.assert_array_equal(got, expected)
     for path in sorted((tmp_path / "numpy").iterdir()):

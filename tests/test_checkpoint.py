@@ -11,25 +11,29 @@ from minisae import checkpoint
 from minisae.checkpoint import fold_input_scale, read_run, write_run
 from minisae.errors import InputError
 from minisae.interop import files
-from minisae.ops import SparseCode
-from minisae.sae import relu, topk
+from minisae.ops import SparseCode, dense
+from minisae.sae import VARIANTS, batch_topk, relu, topk
 from tests.helpers import perturbed
 
 
 def make(name="topk"):
-    variant = {"relu": relu, "topk": topk}[name]
-    cfg = relu.Config(5, 13, 0.5) if name == "relu" else topk.Config(5, 13, 3)
+    variant = VARIANTS[name]
+    cfg = {"relu": relu.Config(5, 13, 0.5), "topk": topk.Config(5, 13, 3), "batch_topk": batch_topk.Config(5, 13, 1.8)}[
+        name
+    ]
     rng = np.random.default_rng(0)
     params = {key: p.astype(np.float32) for key, p in perturbed(variant, cfg, rng).items()}
     return minisae.SAE(name, cfg, params, {"hook_name": "blocks.1"}), rng.standard_normal((7, 5))
 
 
-@pytest.mark.parametrize("name", ["relu", "topk"])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_save_and_load(name, tmp_path):
     sae, x = make(name)
     sae.save(tmp_path / "sae")
     again = minisae.load(tmp_path / "sae")
     assert (again.variant, again.cfg, again.metadata) == (sae.variant, sae.cfg, sae.metadata)
+    for key, p in sae.params.items():
+        np.testing.assert_array_equal(again.params[key], p)
     np.testing.assert_array_equal(again.encode(x), sae.encode(x))
     np.testing.assert_array_equal(again.decode(again.encode(x)), sae.decode(sae.encode(x)))
     assert again.params["W_enc"].T.flags.c_contiguous
@@ -92,6 +96,7 @@ def test_saving_into_a_folder_of_something_else_is_refused(tmp_path):
 def test_one_line_says_what_it_is():
     assert repr(make()[0]) == "SAE(topk, 5 → 13, k=3)"
     assert repr(make("relu")[0]) == "SAE(relu, 5 → 13, l1=0.5)"
+    assert repr(make("batch_topk")[0]) == "SAE(batch_topk, 5 → 13, k=1.8)"
 
 
 def test_half_precision_weights_compute_in_single(tmp_path):
@@ -181,13 +186,18 @@ def test_no_folder_is_one_line(tmp_path):
         minisae.load(tmp_path / "nothing")
 
 
-def test_fold_input_scale_is_exact_in_function():
-    sae, x = make("relu")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_fold_input_scale_is_exact_in_function(name):
+    sae, x = make(name)
     params = {key: p.astype(np.float64) for key, p in sae.params.items()}
-    scaled = relu.encode(params, x * 3, sae.cfg)
+    if name == "batch_topk":
+        params["threshold"][...] = 2.5
+    scaled = dense(VARIANTS[name].encode(params, x * 3, sae.cfg))
+    assert scaled.any()
     folded = fold_input_scale(params, 3.0)
-    np.testing.assert_allclose(relu.encode(folded, x, sae.cfg), scaled / 3, rtol=1e-12)
-    np.testing.assert_allclose(relu.decode(folded, scaled / 3), relu.decode(params, scaled) / 3, rtol=1e-12)
+    np.testing.assert_allclose(dense(VARIANTS[name].encode(folded, x, sae.cfg)), scaled / 3, rtol=1e-12)
+    back = VARIANTS[name].decode(params, scaled) / 3
+    np.testing.assert_allclose(VARIANTS[name].decode(folded, scaled / 3), back, rtol=1e-12)
 
 
 class Killed(BaseException):

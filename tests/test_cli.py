@@ -196,9 +196,7 @@ def test_info_options_lists_every_option(run):
 def test_every_listed_value_is_taken(cache, tmp_path, run):
     listed = strict(run("info", "options", "--json")[1])
     for title, options in listed.items():
-        variant = (
-            ["--variant", "relu", "--d-sae", "37", "--steps", "1"] if title == "relu" else [*SIZES, "--steps", "1"]
-        )
+        variant = ["--d-sae", "37", "--steps", "1", *(["--variant", title] if title in VARIANTS else [])]
         for name, option in options.items():
             for value in option["values"] or []:
                 words = [option["flag"], value] if option["flag"] else ["--set", f"{name}={value}"]
@@ -233,11 +231,11 @@ USE = [
     ([], ["minisae: expected a command: demo, cache, train, eval, info, bench; try minisae demo"]),
     (["fly"], ["fly", "demo"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "fancy"], ["--variant", "fancy", "topk"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "2.5"], ["--k", "2.5"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "2.5"], ["k: expected a whole number", "2.5"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "41"], ["k: expected at most d_sae = 37, got 41"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--steps", "0"], ["steps", "at least 1", "0"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["--l1 belongs to relu; topk takes --k"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"], ["--k belongs to topk; relu takes --l1"]),
+    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"], ["--k belongs to topk and batch_topk; relu takes --l1"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "dead_aftr=3", "clip=1"], ["did you mean dead_after"]),
     (
         ["train", "CACHE", "--out", "RUN", "--variant", "relu", "--d-sae", "7", "--steps", "3", "--l1", "-1"],

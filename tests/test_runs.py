@@ -40,15 +40,22 @@ def test_two_runs_leave_the_same_bytes(tmp_path):
     assert [record["step"] for record in read_records(tmp_path / "a")] == list(range(5, 61, 5))
 
 
-@pytest.mark.parametrize("after", [0, 1, 23, 35, 59])
-def test_stopped_and_resumed_leaves_the_same_bytes(after, tmp_path):
-    train(tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("change", "after"),
+    [
+        *(({}, after) for after in (0, 1, 23, 35, 59)),
+        *(({"variant": "batch_topk", "k": k}, after) for k, after in ((1.8, 0), (2.6, 1), (3, 23), (3.4, 59))),
+    ],
+    ids=str,
+)
+def test_stopped_and_resumed_leaves_the_same_bytes(change, after, tmp_path):
+    train(tmp_path / "whole", **change)
     asked = iter(range(1000))
-    train(tmp_path / "cut", stop=lambda: next(asked) >= after)
+    train(tmp_path / "cut", stop=lambda: next(asked) >= after, **change)
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["step"] == after
     with pytest.raises(InputError, match="this run has not ended yet"):
         minisae.load(tmp_path / "cut")
-    train(tmp_path / "cut", resume=True)
+    train(tmp_path / "cut", resume=True, **change)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
@@ -162,7 +169,7 @@ def test_bf16_arrays_are_taken():
 def test_unknown_options_are_named():
     with pytest.raises(InputError, match="option speed: topk has none of that name; expected some of d_in, d_sae, k"):
         job(5, variant="topk", d_sae=7, options={"steps": 3, "speed": 9})
-    with pytest.raises(InputError, match="variant: expected one of relu, topk, got 'vanilla'"):
+    with pytest.raises(InputError, match="variant: expected one of relu, topk, batch_topk, got 'vanilla'"):
         job(5, variant="vanilla", d_sae=7, options={"steps": 3})
     with pytest.raises(InputError, match=r"k: expected at most d_sae = 7, got 8$"):
         job(5, variant="topk", d_sae=7, options={"steps": 3, "k": 8})

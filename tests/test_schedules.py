@@ -14,6 +14,7 @@ def test_warmup_counts_from_the_first_step():
 def test_decay_shapes():
     assert [decay(step, total=10, start=6, shape="linear") for step in (0, 6, 8, 10)] == [1, 1, 0.5, 0]
     assert decay(8, total=10, start=6, shape="cosine") == pytest.approx(0.5)
+    assert decay(8, total=10, start=6, shape="quarter_cosine") == pytest.approx(0.5**0.5)
     assert decay(9, total=10, start=6, shape="constant") == 1
 
 
@@ -22,5 +23,5 @@ def test_anneal_ends_where_it_should():
 
 
 def test_unknown_shape():
-    with pytest.raises(InputError, match="lr_decay: expected one of constant, linear, cosine, got 'step'"):
+    with pytest.raises(InputError, match="lr_decay: expected one of constant, linear, cosine, quarter_cosine, got 'step'"):
         decay(0, total=1, start=0, shape="step")

@@ -13,7 +13,7 @@ from minisae.dead import RESAMPLERS
 from minisae.interop import saelens
 from minisae.losses import gather
 from minisae.models import char_gpt, layers, train_char_gpt
-from minisae.ops import reference_ops, top_k
+from minisae.ops import batch_top_k, reference_ops, top_k
 from minisae.recipe import Recipe
 from minisae.runs import finished, load_run, save_run
 from minisae.sae import VARIANTS
@@ -42,9 +42,17 @@ OPTIONS = {
         {"k": 3, "auxk_reach": "everything", "auxk_normaliser": "residual_variance"},
         {"k": 2, "relu": "before", "auxk_reach": "decoder", "auxk_normaliser": "input_variance"},
     ),
+    "batch_topk": (
+        {"k": 1.8, "auxk_reach": "everything", "auxk_normaliser": "residual_variance"},
+        {"k": 2, "threshold_rule": "from_first", "auxk_reach": "decoder"},
+    ),
 }
 RECIPE = {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"}
-OWN = {"relu": {"sparsity_warmup": 2}, "topk": {"k_start": 5, "k_anneal": 2}}
+OWN = {
+    "relu": {"sparsity_warmup": 2},
+    "topk": {"k_start": 5, "k_anneal": 2},
+    "batch_topk": {"k_start": 5, "k_anneal": 2},
+}
 
 
 def rows(n=101, d_in=D_IN, seed=0):
@@ -68,17 +76,18 @@ def training():
 
 def sparse_training():
     """Wide enough for codes to be sparse, in the twins."""
-    for name, options in (("relu", {}), ("topk", {"k": 2})):
+    for name, options in (("relu", {}), ("topk", {"k": 2}), ("batch_topk", {"k": 1.8})):
         recipe = Recipe(steps=STEPS, batch_size=N, dead_after=N, init_rows=29)
         run = start(array_source(rows()), name, VARIANTS[name].Config(D_IN, 211, **options), recipe)
         run.params["b_enc"][...] = np.where(np.arange(211) % 3, -9, -2) if name == "relu" else 0
         fit(run, array_source(rows()))
     top_k(np.rint(rows(N, 211)), 5)  # with ties
+    batch_top_k(np.rint(rows(N, 211)), 67)
 
 
 def gradients():
     for name, module in VARIANTS.items():
-        cfg = module.Config(2, 3, **({"k": 2} if name == "topk" else {}))
+        cfg = module.Config(2, 3, **({} if name == "relu" else {"k": 2}))
         params = module.init(cfg, np.random.default_rng(1), sample=rows(5, 2), dtype=np.float64)
         x = rows(5, 2).astype(np.float64)
 
@@ -92,14 +101,18 @@ def gradients():
 
 
 def saving(folder):
-    cfg = VARIANTS["topk"].Config(D_IN, D_SAE, k=3)
-    run = fit(start(array_source(rows()), "topk", cfg, Recipe(steps=2, batch_size=N)), array_source(rows()))
-    save_run(run, folder / "run", source={})
-    load_run(folder / "run")
-    sae = finished(run, metadata={})
-    sae.save(folder / "sae")
-    saelens.read(folder / "sae")
-    sae.decode(sae.encode(rows(N)))
+    for name in ("topk", "batch_topk"):
+        cfg = VARIANTS[name].Config(D_IN, D_SAE, k=3)
+        run = fit(start(array_source(rows()), name, cfg, Recipe(steps=2, batch_size=N)), array_source(rows()))
+        save_run(run, folder / "run", source={})
+        load_run(folder / "run")
+        sae = finished(run, metadata={})
+        sae.save(folder / name)
+        saelens.read(folder / name)
+        sae.decode(sae.encode(rows(N)))
+    low = VARIANTS["batch_topk"].calibrated(sae.params, rows(N), cfg)
+    with reference_ops():
+        VARIANTS["batch_topk"].encode(low, rows(N), cfg)
 
 
 def truth():

@@ -15,11 +15,11 @@ LAYERS = (
     ("minisae.sae", "minisae.conventions", "minisae.dead", "minisae.recipe", "minisae.synthetic"),
     ("minisae.cache", "minisae.checkpoint", "minisae.models", "minisae.interop"),
     ("minisae.metrics",),
-    ("minisae.train", "minisae.runs", "minisae"),
+    ("minisae.train", "minisae.runs", "minisae.console", "minisae.progress", "minisae"),
     ("toy_models",),
     ("minisae.interventions", "minisae.interpret", "minisae.baselines", "minisae.verify"),
     (
-        *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.progress", "minisae.demo", "minisae.bench"),
+        *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.demo", "minisae.bench"),
         *("minisae.demo_jobs", "minisae.demo_report", "minisae.evaluate", "minisae.gpu.parity", "minisae.gpu.bench"),
     ),
 )
@@ -30,11 +30,11 @@ LONG_FILES: dict[str, str] = {}
 """Files that may be longer, with the reason."""
 LONG_FUNCTIONS: dict[str, str] = {}
 """Functions that may be longer, with the reason."""
-PRINTS = ("minisae/cli.py", "minisae/__main__.py", "gpu/parity.py", "gpu/bench.py", "toy_models/__main__.py")
+PRINTS = ("minisae/console.py", "gpu/parity.py", "gpu/bench.py")
 """Files that talk to people."""
 CUPY = ("minisae/backend.py", "gpu/")
-TORCH = ("minisae/bench.py",)
-"""The one file that may load torch: ``minisae bench --against torch`` measures it."""
+TORCH = ("minisae/bench.py", "toy_models/bench.py")
+"""The files that may load torch: ``bench --against torch`` measures it."""
 KEYWORDS = ("minisae/ops/dispatch.py",)
 """The one file with ``**kwargs``: a decorator that hands arguments through."""
 

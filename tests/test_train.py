@@ -8,7 +8,7 @@ import pytest
 from minisae.errors import InputError
 from minisae.recipe import Recipe
 from minisae.runs import finished
-from minisae.sae import relu, topk
+from minisae.sae import batch_topk, relu, topk
 from tests.helpers import ArraySource
 
 # ``minisae.train`` the function hides the module of the same name.
@@ -17,7 +17,9 @@ X = np.random.default_rng(0).standard_normal((211, 5)).astype(np.float32)
 
 
 def trained(name="topk", cfg=None, *, steps=40, **recipe):
-    cfg = cfg or (topk.Config(5, 13, 2) if name == "topk" else relu.Config(5, 13, 0.1))
+    cfg = cfg or {"topk": topk.Config, "batch_topk": batch_topk.Config, "relu": relu.Config}[name](
+        5, 13, 0.1 if name == "relu" else 2
+    )
     source = ArraySource(recipe.pop("x", X))
     run = t.start(source, name, cfg, Recipe(steps=steps, batch_size=31, lr=1e-2, init_rows=211, log_every=10, **recipe))
     records = []
@@ -25,7 +27,7 @@ def trained(name="topk", cfg=None, *, steps=40, **recipe):
     return run, records
 
 
-@pytest.mark.parametrize("name", ["relu", "topk"])
+@pytest.mark.parametrize("name", ["relu", "topk", "batch_topk"])
 def test_loss_falls_and_rows_stay_unit(name):
     run, records = trained(name, steps=200)
     assert records[-1]["loss"] < 0.7 * records[0]["loss"]
@@ -117,7 +119,7 @@ def test_ema_is_what_is_kept():
 @pytest.mark.parametrize("how", ["mean_norm", "mean_square"])
 def test_input_scale_is_folded_out(how):
     """Training on 40 x with a scale is training on x: the saved autoencoder reconstructs 40 x as well."""
-    for name in ("relu", "topk"):
+    for name in ("relu", "topk", "batch_topk"):
         plain = finished(trained(name, input_scale=how)[0], metadata={})
         large = finished(trained(name, input_scale=how, x=X * 40)[0], metadata={})
         x_hat = plain.decode(plain.encode(X))
@@ -136,6 +138,27 @@ def test_k_anneals():
     _, records = trained(k_start=8, k_anneal=20)
     assert records[0]["l0"] > 3
     assert records[-1]["l0"] <= 2
+
+
+def test_a_fractional_k_anneals_to_itself():
+    source, cfg = ArraySource(X), batch_topk.Config(5, 13, 1.8)
+    run = t.start(source, "batch_topk", cfg, Recipe(steps=40, batch_size=31, k_start=8, k_anneal=20))
+    found = [t.now(run._replace(step=step))[0].k for step in (0, 10, 20, 39)]
+    assert found == pytest.approx([8, 4.9, 1.8, 1.8])
+    _, records = trained("batch_topk", cfg, k_start=8, k_anneal=20)
+    assert records[0]["l0"] > 3
+    assert records[-1]["l0"] == pytest.approx(56 / 31)
+
+
+def test_state_is_neither_optimised_nor_averaged():
+    run, _ = trained("batch_topk", ema=0.9)
+    assert run.adam.m.keys() == run.adam.v.keys() == run.average.keys() == topk.SHAPES.keys()
+    threshold = run.params["threshold"]
+    assert threshold[0] > 0
+    assert (threshold == threshold[0]).all()
+    kept = finished(run, metadata={})
+    np.testing.assert_array_equal(kept.params["threshold"], threshold)
+    np.testing.assert_array_equal(kept.params["W_enc"], run.average["W_enc"])
 
 
 @pytest.mark.parametrize("how", ["bricken", "arena_simple", "arena_advanced"])

@@ -1,8 +1,9 @@
 """SAELens 6 folders: ``cfg.json`` and ``sae_weights.safetensors`` (sae-lens 6.54).
 
-    minisae   SAELens architecture        parameters, in both: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec
-    relu      standard
-    topk      topk                        with rescale_acts_by_decoder_norm = false
+    minisae      SAELens architecture     parameters, in both: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec
+    relu         standard
+    topk         topk                     with rescale_acts_by_decoder_norm = false
+    batch_topk   jumprelu                 and threshold (d_sae,), as SAELens saves what it trains as batchtopk
 
 What SAELens has no name for stands in ``metadata.minisae``: the variant and its whole configuration.
 """
@@ -22,8 +23,11 @@ from minisae.interop.files import read_json, write_atomically
 from minisae.sae import VARIANTS, variant
 from minisae.sae.linear import feature_major
 
-ARCHITECTURES = {"relu": "standard", "topk": "topk"}
+ARCHITECTURES = {"relu": "standard", "topk": "topk", "batch_topk": "jumprelu"}
+"""What each variant is saved as."""
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+VERSION = "6.54.12"
+"""The version whose format is written; a folder that names none is old to SAELens, which then drops its metadata."""
 
 
 def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
@@ -31,6 +35,7 @@ def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata
     path.mkdir(parents=True, exist_ok=True)
     arrays = {key: np.ascontiguousarray(to_host(p)) for key, p in params.items()}
     fields: dict[str, Any] = {
+        "sae_lens_version": VERSION,
         "architecture": ARCHITECTURES[name],
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
@@ -72,17 +77,29 @@ def read(path: Path) -> tuple[str, Any, dict[str, np.ndarray], dict[str, Any]]:
 def _variant_of(fields: Mapping[str, Any], path: Path) -> str:
     names = {theirs: name for name, theirs in ARCHITECTURES.items()}
     architecture = fields.get("architecture")
-    if architecture not in names:
-        raise InputError(f"{path / CONFIG}: expected architecture {' or '.join(names)}, got {architecture!r}")
+    if architecture not in names or (architecture == "jumprelu" and not _trained_as_batchtopk(fields)):
+        known = "standard or topk, or jumprelu trained as batchtopk"
+        raise InputError(f"{path / CONFIG}: expected architecture {known}, got {architecture!r}")
     if fields.get("rescale_acts_by_decoder_norm") or fields.get("normalize_activations", "none") != "none":
         raise InputError(f"{path / CONFIG}: run-time rescaling or normalisation of activations is not read yet")
     return names[architecture]
 
 
+def _trained_as_batchtopk(fields: Mapping[str, Any]) -> bool:
+    metadata = fields.get("metadata") or {}
+    details = metadata.get("training_architecture_details")
+    return metadata.get("training_architecture") == "batchtopk" and isinstance(details, dict)
+
+
 def _options_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     options = {"d_in": fields.get("d_in"), "d_sae": fields.get("d_sae"), "decoder": "free"}
     options["subtract_b_dec"] = fields.get("apply_b_dec_to_input", True)
-    return options | ({"k": fields.get("k")} if name == "topk" else {})
+    if name == "topk":
+        options["k"] = fields.get("k")
+    if name == "batch_topk":
+        options |= {"k": fields["metadata"]["training_architecture_details"].get("k")}
+        options |= {"k_rounding": "down", "threshold_rule": "from_zero"}
+    return options
 
 
 def config_from(name: str, options: Mapping[str, Any], source: object) -> Any:

@@ -3,8 +3,10 @@
     relu           f = max(pre, 0)
     top_k          f = max(pre, 0) on the k largest of each row, 0 elsewhere      (Gao et al. 2024, Eq. 2)
     top_k_among    the same among allowed latents only, for AuxK                   (Gao et al. 2024, appendix A.2)
+    batch_top_k    f = max(pre, 0) on the K largest of the whole batch, 0 elsewhere        (Bussmann et al. 2024)
+    above          f = pre where it is positive and above the threshold of its latent, 0 elsewhere
 
-Backward of all three: the slope passes where f is not 0, see :func:`minisae.ops.products.code_slope`.
+Backward of all: the slope passes where f is not 0, see :func:`minisae.ops.products.code_slope`.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import numpy as np
 
 from minisae.backend import Array, namespace
 from minisae.ops.blocks import BLOCK_BYTES, each, row_blocks
-from minisae.ops.code import Code, SparseCode, compress, empty_code, stack
+from minisae.ops.code import Code, SparseCode, compress, dense, empty_code, stack
 from minisae.ops.dispatch import twin
 
 SPARSE_BELOW = 0.07
@@ -167,3 +169,91 @@ def top_k_among(pre: Array, k: int, allowed: Array, *, rectify: bool = True) -> 
     barred = xp.where(allowed, pre, -xp.inf)  # (n, d_sae)
     kept = xp.where(top_k_mask(barred, k) & allowed, pre, 0)  # (n, d_sae)
     return xp.maximum(kept, 0) if rectify else kept
+
+
+def _batch_top_k_cpu(pre: Array, k_total: int) -> Code:
+    if not pre.size:
+        return empty_code(pre.shape, pre.dtype)
+    bound = _batch_bound(pre, k_total) if 4 * k_total <= pre.size else np.inf
+    if not np.isfinite(bound):
+        return np.where(_chosen(pre.reshape(1, -1), k_total, True), pre.reshape(1, -1), 0).reshape(pre.shape)
+    code = _by_blocks(lambda part: compress(part >= bound, part), pre)
+    if len(code.values) > k_total:
+        code = _trim_batch(code, k_total)
+    return code if sparse_pays(k_total / pre.size, pre) else code.dense()
+
+
+def _batch_bound(pre: Array, k_total: int) -> float:
+    """Return a positive number that at least ``k_total`` entries reach, or all positive ones; NaN if there is a NaN.
+
+    It is the ``k_total``-th largest of the maxima of small groups, so not many more entries reach it.
+    """
+    blocks = row_blocks(len(pre), pre.strides[0])
+    parts = [pre[:0, 0]] * len(blocks)
+
+    def work(i: int) -> None:
+        parts[i] = _group_maxima(pre[blocks[i]], -(-4 * k_total // len(pre))).reshape(-1)
+
+    each(work, range(len(blocks)))
+    maxima = np.concatenate(parts)  # (n_groups,)
+    if np.isnan(maxima.max()):
+        return np.nan
+    bound = np.partition(maxima, len(maxima) - k_total)[len(maxima) - k_total]
+    return float(max(bound, np.nextafter(pre.dtype.type(0), pre.dtype.type(1))))
+
+
+def _trim_batch(near: SparseCode, k_total: int) -> SparseCode:
+    """Keep the ``k_total`` largest entries, ties to the lowest row and then to the lowest latent."""
+    size = len(near.values)
+    kth = np.partition(near.values, size - k_total)[size - k_total]
+    keep = near.values > kth  # (nnz,)
+    tied = np.flatnonzero(near.values == kth)  # (n_tied,), in the order of the flattened batch
+    keep[tied[: k_total - np.count_nonzero(keep)]] = True
+    indptr = np.concatenate(([0], np.cumsum(keep)))[near.indptr].astype(np.int32)  # (n+1,)
+    return SparseCode(near.values[keep], near.columns[keep], indptr, near.shape)
+
+
+@twin(cpu=_batch_top_k_cpu)
+def batch_top_k(pre: Array, k_total: int) -> Code:
+    """Keep the ``k_total`` largest entries of the whole batch and, of those, only the positive ones.
+
+    Ties go to the lowest index of the flattened batch. ``pre`` and the result are ``(n, d_sae)``;
+    ``1 <= k_total <= n · d_sae``. With a leading instance axis each instance is a batch.
+    """
+    xp = namespace(pre)
+    n, d_sae = pre.shape[-2:]
+    flat = pre.reshape(*pre.shape[:-2], 1, n * d_sae)  # (1, n*d_sae)
+    kept = xp.where(top_k_mask(flat, k_total), flat, 0)  # (1, n*d_sae)
+    return xp.maximum(kept, 0).reshape(pre.shape)
+
+
+def _above_cpu(pre: Array, threshold: Array) -> Code:
+    bound = np.maximum(threshold, 0)  # (d_sae,)
+    sample = pre[:: max(1, len(pre) // 128)]  # (rows, d_sae)
+    if sparse_pays(np.count_nonzero(sample > bound) / max(1, sample.size), pre):
+        return _by_blocks(lambda part: compress(~(part <= bound), part), pre)
+    return np.where(pre <= bound, 0, pre)
+
+
+@twin(cpu=_above_cpu)
+def above(pre: Array, threshold: Array) -> Code:
+    """Keep the entries of ``pre (n, d_sae)`` that are positive and above their latent's ``threshold (d_sae,)``.
+
+    A negative threshold is no threshold: what is left is ReLU. A NaN is kept, as ReLU keeps it.
+    """
+    xp = namespace(pre)
+    return xp.where(pre <= xp.maximum(threshold, 0)[..., None, :], 0, pre)
+
+
+def _least_positive_cpu(f: Code) -> Array:
+    if isinstance(f, SparseCode):
+        return f.values.min(initial=np.inf, where=f.values > 0)
+    return f.min(initial=np.inf, where=f > 0)
+
+
+@twin(cpu=_least_positive_cpu)
+def least_positive(f: Code) -> Array:
+    """Return the smallest positive entry of a code ``(n, d_sae)``, infinity if there is none: ``()``."""
+    f = dense(f)  # (n, d_sae)
+    xp = namespace(f)
+    return xp.where(f > 0, f, xp.inf).min(axis=(-2, -1))

@@ -3,9 +3,9 @@
 from types import ModuleType
 
 from minisae.errors import InputError
-from minisae.sae import relu, topk
+from minisae.sae import batch_topk, relu, topk
 
-VARIANTS: dict[str, ModuleType] = {"relu": relu, "topk": topk}
+VARIANTS: dict[str, ModuleType] = {"relu": relu, "topk": topk, "batch_topk": batch_topk}
 
 
 def variant(name: str) -> ModuleType:

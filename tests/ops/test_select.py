@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisae.ops import SparseCode, dense, relu, select, top_k, top_k_among, top_k_mask
+from minisae.ops import (
+    SparseCode,
+    above,
+    batch_top_k,
+    dense,
+    least_positive,
+    relu,
+    select,
+    sparse,
+    top_k,
+    top_k_among,
+    top_k_mask,
+)
 from tests.ops.shapes import DTYPES, both, cases, pre_activations
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -50,12 +62,49 @@ def test_top_k_among(case, k, share, by_row, rectify):
     check(*both(top_k_among, pre, min(k, pre.shape[1]), allowed, rectify=rectify))
 
 
+@given(cases, st.sampled_from((0.0, 0.01, 0.1, 0.24, 0.6, 1.0)))
+def test_batch_top_k(case, share):
+    pre = pre_activations(*case)
+    check(*both(batch_top_k, pre, max(1, round(share * pre.size))))
+
+
+@given(cases, st.booleans(), st.sampled_from((-1.0, 0.0, 0.3, 2.0)))
+def test_above(case, by_latent, low):
+    pre = pre_activations(*case)
+    threshold = np.full(pre.shape[1], low, pre.dtype)
+    if by_latent:
+        threshold[::2] += 1
+    check(*both(above, pre, threshold))
+    np.testing.assert_array_equal(dense(above(pre, -np.ones_like(threshold))), dense(relu(pre)))
+
+
+@given(cases)
+def test_least_positive(case):
+    pre = np.nan_to_num(pre_activations(*case), posinf=9, neginf=-9)
+    fast, formula = both(least_positive, np.maximum(pre - 1, 0))
+    assert fast == formula == min((value for value in (pre - 1).reshape(-1).tolist() if value > 0), default=np.inf)
+    assert fast.dtype == formula.dtype == pre.dtype
+    assert least_positive(sparse(np.maximum(pre - 1, 0))) == formula
+
+
+@pytest.mark.parametrize("kept", [1, 3, 67, 700, 50_000])
+def test_batch_top_k_is_top_k_of_the_flattened_batch(kept):
+    pre = pre_activations("ties", 1031, 211, np.float32, 7)
+    assert len(pre) * pre.strides[0] > select.BLOCK_BYTES
+    order = np.argsort(-pre.reshape(-1), kind="stable")[:kept]
+    expected = np.zeros(pre.size, np.float32)
+    expected[order] = pre.reshape(-1)[order]
+    np.testing.assert_array_equal(dense(batch_top_k(pre, kept)), np.maximum(expected, 0).reshape(pre.shape))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_several_blocks_are_one_code(dtype):
     pre = pre_activations("ties", 1031, 521, dtype, 3)
     assert len(pre) * pre.strides[0] > 2 * select.BLOCK_BYTES
     check(*both(top_k, pre, 13))
+    check(*both(batch_top_k, pre, 13 * len(pre)))
     check(*both(relu, pre - 2))
+    check(*both(above, pre, np.full(521, 1.5, dtype)))
 
 
 def test_ties_go_to_the_lowest_index():
@@ -63,15 +112,24 @@ def test_ties_go_to_the_lowest_index():
     pre[:, ::2] = 1
     assert np.flatnonzero(dense(top_k(pre, 5))[1]).tolist() == [0, 2, 4, 6, 8]
     np.testing.assert_array_equal(dense(top_k(pre, 5)) != 0, top_k_mask(pre, 5))
+    assert np.argwhere(dense(batch_top_k(pre, 51)))[48:].tolist() == [[0, 96], [1, 0], [1, 2]]
 
 
 def test_no_rows_and_no_allowed_latents():
     assert dense(top_k(np.zeros((0, 97), np.float32), 3)).shape == (0, 97)
     assert dense(relu(np.zeros((0, 97), np.float32))).shape == (0, 97)
+    assert dense(batch_top_k(np.zeros((0, 97), np.float32), 1)).shape == (0, 97)
+    assert least_positive(np.zeros((0, 97), np.float32)) == np.inf
     assert not dense(top_k_among(np.ones((5, 97), np.float32), 3, np.zeros(97, bool))).any()
 
 
 def test_an_instance_axis_runs_the_formula():
     pre = np.random.default_rng(0).standard_normal((2, 5, 97)).astype(np.float32)
-    for i, f in enumerate(top_k(pre, 3)):
-        np.testing.assert_array_equal(f, dense(top_k(pre[i], 3)))
+    thresholds = np.random.default_rng(1).standard_normal((2, 97)).astype(np.float32)
+    least = least_positive(batch_top_k(pre, 13))
+    assert least.shape == (2,)
+    for i in range(2):
+        np.testing.assert_array_equal(top_k(pre, 3)[i], dense(top_k(pre[i], 3)))
+        np.testing.assert_array_equal(batch_top_k(pre, 13)[i], dense(batch_top_k(pre[i], 13)))
+        np.testing.assert_array_equal(above(pre, thresholds)[i], dense(above(pre[i], thresholds[i])))
+        assert least[i] == least_positive(batch_top_k(pre[i], 13))

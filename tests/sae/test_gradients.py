@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from minisae import losses
 from minisae.ops import dense, reference_ops
 from minisae.recipe import Recipe
-from minisae.sae import VARIANTS, relu, topk
+from minisae.sae import VARIANTS, batch_topk, relu, topk
 from minisae.train import start, step
 from minisae.verify import check_gradients
 from tests.helpers import ArraySource, perturbed
@@ -29,6 +29,17 @@ TOPK_OPTIONS = list(
 )
 
 
+BATCH_TOPK_OPTIONS = list(
+    itertools.product(
+        (True, False),
+        ("sum", "mean"),
+        ("nearest", "down"),
+        ("none", "residual_variance", "input_variance"),
+        ("latents", "everything"),
+    )
+)
+
+
 def relu_config(d_in, d_sae, options):
     subtract, reduction, weight = options
     return relu.Config(d_in, d_sae, l1=0.7, subtract_b_dec=subtract, reduction=reduction, l1_weight=weight)
@@ -38,6 +49,14 @@ def topk_config(d_in, d_sae, options, k=3):
     subtract, reduction, order, normaliser, reach = options
     return topk.Config(
         d_in, d_sae, k=k, k_aux=2, auxk=0.3, subtract_b_dec=subtract, reduction=reduction, relu=order,
+        auxk_normaliser=normaliser, auxk_reach=reach,
+    )  # fmt: skip
+
+
+def batch_topk_config(d_in, d_sae, options, k=1.8):
+    subtract, reduction, rounding, normaliser, reach = options
+    return batch_topk.Config(
+        d_in, d_sae, k=k, k_aux=2, auxk=0.3, subtract_b_dec=subtract, reduction=reduction, k_rounding=rounding,
         auxk_normaliser=normaliser, auxk_reach=reach,
     )  # fmt: skip
 
@@ -102,15 +121,26 @@ def test_topk_every_option(options):
         assert_right(errors(topk, cfg, params, x))
 
 
+@pytest.mark.parametrize("options", BATCH_TOPK_OPTIONS, ids=str)
+def test_batch_topk_every_option(options):
+    rng = np.random.default_rng(5)
+    cfg, x = batch_topk_config(5, 11, options), rng.standard_normal((7, 5))
+    params = perturbed(batch_topk, cfg, rng)
+    assert_right(errors(batch_topk, cfg, params, x))
+    with reference_ops():
+        assert_right(errors(batch_topk, cfg, params, x))
+
+
 @pytest.mark.parametrize("few", ["full", "proportional"])
 @pytest.mark.parametrize("rectify", [True, False])
-def test_auxk_of_saelens(rectify, few):
+@pytest.mark.parametrize("variant", [topk, batch_topk])
+def test_auxk_of_saelens(variant, rectify, few):
     rng = np.random.default_rng(6)
-    cfg = topk.Config(5, 11, k=3, k_aux=7, auxk=0.3, auxk_relu=rectify, auxk_few=few)
-    params, x = perturbed(topk, cfg, rng), rng.standard_normal((7, 5))
-    assert_right(errors(topk, cfg, params, x))
+    cfg = variant.Config(5, 11, k=3, k_aux=7, auxk=0.3, auxk_relu=rectify, auxk_few=few)
+    params, x = perturbed(variant, cfg, rng), rng.standard_normal((7, 5))
+    assert_right(errors(variant, cfg, params, x))
     with reference_ops():
-        assert_right(errors(topk, cfg, params, x))
+        assert_right(errors(variant, cfg, params, x))
 
 
 @pytest.mark.parametrize("output", ["x_hat", "f", "pre", "aux"])
@@ -134,7 +164,9 @@ def test_any_shape(n, d_in, d_sae, seed, data):
     x = rng.standard_normal((n, d_in))
     r = relu_config(d_in, d_sae, data.draw(st.sampled_from(RELU_OPTIONS)))
     t = topk_config(d_in, d_sae, data.draw(st.sampled_from(TOPK_OPTIONS)), k=data.draw(st.integers(1, d_sae)))
-    for variant, cfg in ((relu, r), (topk, t)):
+    k = data.draw(st.floats(0.1, d_sae))
+    b = batch_topk_config(d_in, d_sae, data.draw(st.sampled_from(BATCH_TOPK_OPTIONS)), k=k)
+    for variant, cfg in ((relu, r), (topk, t), (batch_topk, b)):
         checks = errors(variant, cfg, perturbed(variant, cfg, rng), x, seed=seed)
         assert all(check.error <= TOLERANCE for check in checks), checks
         assert sum(check.kinks for check in checks) <= 2
@@ -169,13 +201,14 @@ def test_slope_of_the_input(name):
     assert check.error <= TOLERANCE
 
 
-def test_reach_decoder_leaves_the_encoder_alone():
+@pytest.mark.parametrize("variant", [topk, batch_topk])
+def test_reach_decoder_leaves_the_encoder_alone(variant):
     rng = np.random.default_rng(17)
     x = rng.standard_normal((7, 5))
-    cfg = topk.Config(5, 11, 3, 2, auxk_reach="decoder")
-    params = perturbed(topk, cfg, rng)
-    _, cache = topk.forward(params, x, cfg, dead=np.arange(11) % 2 == 0)
-    grads = topk.backward(params, cache, cfg, {"aux": rng.standard_normal((7, 5))})
+    cfg = variant.Config(5, 11, 3, 2, auxk_reach="decoder")
+    params = perturbed(variant, cfg, rng)
+    _, cache = variant.forward(params, x, cfg, dead=np.arange(11) % 2 == 0)
+    grads = variant.backward(params, cache, cfg, {"aux": rng.standard_normal((7, 5))})
     assert not grads["W_enc"].any()
     assert not grads["b_enc"].any()
     assert grads["W_dec"].any()

@@ -1,0 +1,166 @@
+"""BatchTopK sparse autoencoder (Bussmann, Leask and Nanda 2024, "BatchTopK Sparse Autoencoders", arXiv:2412.06410).
+
+    pre   = (x − b_dec) W_enc + b_enc
+    f     = ReLU(BatchTopK(pre))                  training: the k·n largest of the whole batch of n rows
+    f     = pre · 1[pre > θ]                      inference: rows do not depend on each other
+    x_hat = f W_dec + b_dec
+    θ     = E[ min { f_ij | f_ij > 0 } ]          expectation over training batches
+    L     = (1/n) Σ_rows ( ‖x − x_hat‖² + c ‖aux − (x − x_hat)‖² )         AuxK as in topk
+
+The error is summed over d_in; ties go to the lowest index of the flattened batch. θ is no parameter but state: it
+stands beside the parameters as ``threshold (d_sae,)``, the same number in each entry, and only the training step
+moves it. With m the smallest positive value kept in a batch and β ``threshold_decay``, θ ← r θ + (1 − r) m where
+
+    corrected     1 − r = (1 − β) / (1 − βᵗ) on the t-th batch: Adam's bias correction, so a mean from the start
+    from_zero     1 − r = 1 − β, from θ = 0: SAELens 6.54, with β = 0.99; 63 % of the way after 100 steps
+    from_first    1 − r = 1 − β, from the first m: dictionary_learning 2025-08, β = 0.999, ``threshold_start=1001``
+
+A batch in which nothing positive is kept is left out; ``from_first`` counts it as m = 0, as its source does. Before the
+first m (θ = −1) encode is plain ReLU, as in both libraries. :func:`calibrated` sets θ from held-out rows instead.
+Letters: n rows, d_in, d_sae, k.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from minisae.backend import Array, backend_of, namespace, to_device
+from minisae.conventions import check_number
+from minisae.errors import InputError
+from minisae.ops import Code, above, batch_top_k, fired, least_positive
+from minisae.sae import auxk, linear
+
+SOURCE = "Bussmann, Leask and Nanda 2024, BatchTopK Sparse Autoencoders, arXiv:2412.06410"
+SHAPES = linear.SHAPES | {"threshold": ("d_sae",)}
+STATE = ("threshold",)
+"""What stands beside the parameters and is not trained; :func:`after_step` moves it."""
+FRACTIONAL_K = True
+"""Annealing k does not round it."""
+CHUNK = 1024
+"""Rows that :func:`calibrated` encodes at a time."""
+decode = linear.reconstruct
+aux_width = auxk.aux_width
+backward = auxk.backward
+objective = auxk.objective
+Params = linear.Params
+Out = auxk.Out
+Cache = auxk.Cache
+
+
+class Config(NamedTuple):
+    """What the variant computes."""
+
+    d_in: int
+    """Activation width."""
+    d_sae: int
+    """Number of latents."""
+    k: float = 32
+    """Active latents a row on average, not necessarily whole: k times the rows of a batch is rounded."""
+    k_aux: int = 0
+    """Dead latents a row in AuxK; 0 takes half of ``d_in``, and at most ``d_sae``."""
+    auxk: float = 1 / 32
+    """Coefficient of AuxK; 0 switches it off."""
+    subtract_b_dec: bool = True
+    """Subtract ``b_dec`` from the input before encoding."""
+    reduction: str = "sum"
+    """Sum or mean of the squared error over ``d_in``."""
+    k_rounding: str = "nearest"
+    """How ``k · n`` becomes whole, at least 1; SAELens cuts it ``"down"``."""
+    threshold_rule: str = "corrected"
+    """How the running threshold starts."""
+    threshold_decay: float = 0.99
+    """β of the running threshold."""
+    threshold_start: int = 0
+    """First step, counted from 0, whose batch counts for the running threshold."""
+    auxk_normaliser: str = "none"
+    """What AuxK is divided by."""
+    auxk_reach: str = "latents"
+    """What AuxK trains."""
+    auxk_relu: bool = True
+    """ReLU on the code of the dead latents; without it (SAELens) negative values enter too."""
+    auxk_few: str = "full"
+    """``"proportional"``: AuxK counts ``n_dead / k_aux`` while fewer than ``k_aux`` are dead (SAELens)."""
+    decoder: str = "unit"
+    """``"unit"`` decoder rows, or ``"free"``."""
+
+
+def check_config(cfg: Config) -> None:
+    """Refuse a configuration that makes no sense, in one line."""
+    auxk.check_config(cfg)
+    check_number("k", cfg.k, least=0)
+    if not 0 < cfg.k <= cfg.d_sae:
+        raise InputError(f"k: expected above 0 and at most d_sae = {cfg.d_sae}, got {cfg.k}")
+    check_number("threshold_decay", cfg.threshold_decay, least=0, below=1)
+    check_number("threshold_start", cfg.threshold_start, least=0, whole=True)
+
+
+def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, dtype: type = np.float32) -> Params:
+    """Return the parameters of :func:`minisae.sae.linear.init`, and a threshold that nothing was learnt of yet: −1."""
+    return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": np.full(cfg.d_sae, -1, dtype)}
+
+
+def k_total(cfg: Config, n: int) -> int:
+    """Return how many entries are kept in a batch of ``n`` rows."""
+    return max(1, round(cfg.k * n) if cfg.k_rounding == "nearest" else int(cfg.k * n))
+
+
+def encode(params: Params, x: Array, cfg: Config) -> Code:
+    """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``, each by itself: what is above the threshold."""
+    return above(linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1], params["threshold"])
+
+
+def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
+    """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead``, bool ``(d_sae,)``, asks for ``aux``."""
+    seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
+    return auxk.outputs(params, seen, pre, batch_top_k(pre, k_total(cfg, x.shape[-2])), cfg, dead)
+
+
+def fired_latents(out: Out, cfg: Config) -> Array:
+    """Return which latents fired in this batch: bool ``(d_sae,)``."""
+    return fired(out.f)
+
+
+def after_step(params: Params, out: Out, cfg: Config, *, step: int) -> None:
+    """Move the running threshold in place by the batch of this step, counted from 0."""
+    if step < cfg.threshold_start:
+        return
+    xp, threshold, how = namespace(params["threshold"]), params["threshold"], cfg.threshold_rule
+    least = least_positive(out.f)[..., None]  # (1,)
+    if how == "from_first":
+        least = xp.where(xp.isfinite(least), least, 0)  # (1,)
+    share = 1 - cfg.threshold_decay
+    if how == "corrected":
+        share /= 1 - cfg.threshold_decay ** (step - cfg.threshold_start + 1)
+    moved = (1 - share) * xp.maximum(threshold, 0) + share * least  # (d_sae,)
+    if how != "from_zero":
+        moved = xp.where(threshold < 0, least, moved)  # (d_sae,)
+    threshold[...] = xp.where(xp.isfinite(least), moved, threshold)
+
+
+def calibrated(params: Params, x: Array, cfg: Config) -> Params:
+    """Return the parameters with the threshold at which ``x (n, d_in)`` has ``k`` active latents a row in the mean.
+
+    It lies midway between the ``k_total``-th largest pre-activation of all rows and the next. Where too few are
+    positive it is 0, and where the two are equal, those are left out; the mean is below k then.
+
+    Examples
+    --------
+    >>> cfg = Config(d_in=3, d_sae=7, k=1.8)
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((50, 3), dtype=np.float32)
+    >>> params = calibrated(init(cfg, rng), x, cfg)
+    >>> float((encode(params, x, cfg).astype(bool)).sum(axis=1).mean())
+    1.8
+    """
+    like, kept = params["threshold"], k_total(cfg, len(x))
+    xp = namespace(like)
+    largest = xp.zeros(kept + 1, dtype=like.dtype)  # (n_kept,)
+    for first in range(0, len(x), CHUNK):
+        part = to_device(x[first : first + CHUNK], backend_of(like)).astype(like.dtype, copy=False)  # (rows, d_in)
+        pre = linear.encode(params, part, subtract_b_dec=cfg.subtract_b_dec)[1]  # (rows, d_sae)
+        both = xp.concatenate((largest, pre.reshape(-1)))  # (n_both,)
+        largest = xp.partition(both, both.size - kept - 1)[both.size - kept - 1 :]  # (n_kept,)
+    pair = xp.partition(largest, 1)[:2]  # (2,), the next one and the last that is kept
+    middle = pair[:1] + (pair[1:] - pair[:1]) / 2  # (1,)
+    middle = xp.where(middle < pair[1:], middle, pair[:1])  # (1,), neighbouring numbers have none between them
+    return params | {"threshold": xp.zeros_like(like) + middle}

@@ -1,0 +1,1 @@
+"""Pictures of toy models: functions that take results and axes."""
