@@ -43,6 +43,8 @@ class Data(NamedTuple):
 
 def sample(data: Data, n: int, rng: np.random.Generator, *, dtype: Any = np.float32) -> np.ndarray:
     """Return ``n`` rows for every instance that the data describes, a fresh ``(i, n, n_feat)``."""
+    if n < 1:
+        raise InputError(f"n: expected at least 1, got {n}")
     x: np.ndarray = data.sampler(slice(0, data.instances), n, np.dtype(dtype))(rng).x.copy()  # (i, n, n_feat)
     return x
 
@@ -61,7 +63,7 @@ def check_density(name: str, density: Any, n_feat: int | None = None) -> np.ndar
     InputError
         If a density is outside (0, 1], or the shape fits no number of features.
     """
-    p = np.atleast_2d(np.asarray(density, np.float64))  # (i, n_feat)
+    p = np.atleast_2d(np.asarray(density, np.float64))  # (i, k), k is 1 or n_feat
     width = n_feat if n_feat is not None else p.shape[1]
     if width < 1:
         raise InputError(f"n_feat: expected at least 1, got {width}")
@@ -274,7 +276,7 @@ def fixed(x: Any, weights: Any = None) -> Data:
     rows = rows[None] if rows.ndim == 2 else rows  # (i, n, n_feat)
     if rows.ndim != 3 or rows.size == 0:
         raise InputError(f"x: expected (rows, n_feat) or (instances, rows, n_feat), got shape {np.shape(x)}")
-    share = None if weights is None else np.atleast_2d(np.asarray(weights, np.float64))
+    share = None if weights is None else np.atleast_2d(np.asarray(weights, np.float64))  # (one_or_i, n)
     if share is not None and (share.shape[1] != rows.shape[1] or (rows.shape[0] > 1 and len(share) != rows.shape[0])):
         raise InputError(f"weights: expected one a row of x {rows.shape}, got shape {np.shape(weights)}")
     if not np.isfinite(rows).all() or not (share is None or (np.isfinite(share).all() and (share >= 0).all())):
@@ -282,8 +284,8 @@ def fixed(x: Any, weights: Any = None) -> Data:
     instances = max(len(rows), 1 if share is None else len(share))
 
     def sampler(part: slice, n: int, dtype: Any) -> Draw:
-        mine = (rows[part] if len(rows) > 1 else rows).astype(dtype)  # (i, n, n_feat)
-        w = None if share is None else (share[part] if len(share) > 1 else share).astype(dtype)
+        mine = (rows[part] if len(rows) > 1 else rows).astype(dtype)  # (one_or_i, n_rows, n_feat)
+        w = None if share is None else (share[part] if len(share) > 1 else share).astype(dtype)  # (one_or_all, n_rows)
         batch = Batch(mine, w)
         return lambda rng: batch
 

@@ -202,8 +202,8 @@ def _identity(x: Array) -> Array:
 
 def _pairs(x: Array) -> Array:
     """Return the products of all pairs of features: AND, where features are 0 or 1."""
-    first, second = np.triu_indices(x.shape[-1], 1)
-    return x[..., first] * x[..., second]
+    parts = [x[..., j : j + 1] * x[..., j + 1 :] for j in range(x.shape[-1] - 1)]
+    return namespace(x).concatenate([x[..., :0], *parts], axis=-1)
 
 
 TARGETS: dict[str, Callable[[Array], Array]] = {

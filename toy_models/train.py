@@ -5,9 +5,10 @@ from the sizes alone, and each has its own random numbers: the result does not d
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,11 @@ from minisae.schedules import decay as fall
 from minisae.schedules import warmup as rise
 from minisae.streams import generator
 from toy_models import models
-from toy_models.data import Batch, Data
+from toy_models.checks import Settings, check_importance, check_rates, check_settings, count_instances, start_params
+from toy_models.data import Batch, Data, fixed
 from toy_models.models import Config, Params
+
+Progress = Callable[[float], None]
 
 BLOCK_BYTES = 1 << 19
 """Size of a block's x: a step's half dozen arrays of that size still lie in a core's cache."""
@@ -38,20 +42,6 @@ class Trained(NamedTuple):
     """Steps at which snapshots were taken ``(t,)``."""
     snapshots: Params
     """Parameters by name at those steps ``(t, i, …)``, on the host."""
-
-
-class Settings(NamedTuple):
-    """How to train; see :func:`train`."""
-
-    steps: int
-    batch_size: int
-    lr: float
-    decay: str
-    warmup: int
-    weight_decay: float
-    hidden_l1: float
-    target: str
-    seed: int
 
 
 def train(
@@ -74,6 +64,7 @@ def train(
     dtype: str = "float32",
     threads: int | None = None,
     backend: str = "numpy",
+    progress: Progress | None = None,
 ) -> Trained:
     """Train every instance of a model with Adam on fresh batches of the data.
 
@@ -96,6 +87,7 @@ def train(
     dtype : ``"float32"`` or ``"float64"``
     threads : blocks at a time; by default the cores, if ``OMP_NUM_THREADS`` is 1, else one: BLAS has threads of its own
     backend : ``"numpy"`` or ``"cupy"``
+    progress : called now and then with the share of the work that is done, 0 to 1
 
     Raises
     ------
@@ -104,23 +96,24 @@ def train(
     """
     models.check_config(cfg)
     check_settings(cfg, data, steps, batch_size, lr, target)
-    weights = _importance(importance, models.n_out(cfg))
-    i = _count(instances, data, weights, params)
-    start = _start(cfg, i, params, seed, np.dtype(dtype))
-    for p in start.values():
-        if len(p) != i:
-            raise InputError(f"params: expected {i} instances, got {len(p)}")
     settings = Settings(steps, batch_size, lr, decay, warmup, weight_decay, hidden_l1, target, seed)
+    check_rates(settings, dtype)
+    weights = check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
+    i = count_instances(instances, data, weights, params)
+    start = start_params(cfg, i, params, seed, np.dtype(dtype))
     kept = sorted({int(s) for s in snapshots if 0 <= s <= steps})
     history = {name: np.empty((len(kept), *p.shape), p.dtype) for name, p in start.items()}
     device = {name: to_device(p, backend) for name, p in start.items()}
-    importances = None if weights is None else np.broadcast_to(weights, (i, weights.shape[1])).astype(dtype)
+    if weights is not None:
+        weights = np.broadcast_to(weights, (i, weights.shape[1])).astype(dtype)  # (i, n_out)
+
+    moved = _counter(i * steps, progress)
 
     def work(part: slice) -> None:
         mine = {name: p[part] for name, p in device.items()}
-        scale = None if importances is None else to_device(importances[part], backend)
+        scale = None if weights is None else to_device(weights[part], backend)  # (block, n_out)
         seen = {name: h[:, part] for name, h in history.items()}
-        _train_block(cfg, mine, data, part, scale, settings, dict(zip(kept, range(len(kept)), strict=True)), seen)
+        _train_block(cfg, mine, data, part, scale, settings, {at: k for k, at in enumerate(kept)}, seen, moved)
 
     blocks = row_blocks(i, batch_size * max(cfg.n_feat, models.n_out(cfg)) * np.dtype(dtype).itemsize, BLOCK_BYTES)
     _each(work, blocks, 1 if backend != "numpy" else threads or thread_count())
@@ -134,6 +127,22 @@ def thread_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:
+    """Return what blocks call after each step with their instances; it tells ``progress`` at each hundredth."""
+    if progress is None:
+        return lambda done: None
+    lock, count = Lock(), 0
+
+    def moved(done: int) -> None:
+        nonlocal count
+        with lock:
+            before, count = count, count + done
+            if 100 * count // total > 100 * before // total:
+                progress(count / total)
+
+    return moved
+
+
 def _each(work: Any, blocks: list[slice], threads: int) -> None:
     if threads == 1 or len(blocks) == 1:
         for block in blocks:
@@ -144,63 +153,9 @@ def _each(work: Any, blocks: list[slice], threads: int) -> None:
             done.result()
 
 
-def check_settings(cfg: Config, data: Data, steps: int, batch_size: int, lr: float, target: str) -> None:
-    """Refuse settings that make no sense, in one line."""
-    for name, value, least in (("steps", steps, 0), ("batch_size", batch_size, 1)):
-        if not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    if not (np.isfinite(lr) and lr > 0):
-        raise InputError(f"lr: expected a number above 0, got {lr!r}")
-    if data.n_feat != cfg.n_feat:
-        raise InputError(f"n_feat: the data has {data.n_feat} features, the model {cfg.n_feat}")
-    if target not in models.TARGETS:
-        raise InputError(f"target: expected one of {', '.join(models.TARGETS)}, got {target!r}")
-    width = models.TARGETS[target](np.zeros((1, cfg.n_feat))).shape[1]
-    if width != models.n_out(cfg):
-        raise InputError(f"n_out: target {target!r} has {width} outputs, the model {models.n_out(cfg)}")
-
-
-def _importance(importance: Any, width: int) -> np.ndarray | None:
-    """Return importances as ``(1 or i, n_out)``, checked."""
-    if importance is None:
-        return None
-    weights = np.atleast_2d(np.asarray(importance, np.float64))  # (i, n_out)
-    if weights.ndim != 2 or weights.shape[1] != width:
-        raise InputError(f"importance: expected (n_out,) or (instances, n_out), n_out {width}, got {weights.shape}")
-    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any(axis=1).all():
-        raise InputError("importance: expected numbers that are not negative, and not all 0")
-    return weights
-
-
-def _count(instances: int | None, data: Data, weights: np.ndarray | None, params: Params | None) -> int:
-    """Return the number of instances on which all that describe some agree."""
-    told = {"data": data.instances, "importance": 1 if weights is None else len(weights)}
-    told |= {} if params is None else {"params": len(next(iter(params.values())))}
-    told |= {} if instances is None else {"instances": instances}
-    for name, value in told.items():
-        if value < 1 or (value != 1 and value != max(told.values())):
-            raise InputError(f"{name}: describes {value} instances, others {max(told.values())}")
-    if instances is not None and instances != max(told.values()):
-        raise InputError(f"instances: asked for {instances}, but the data, importance or params describe more")
-    return max(told.values())
-
-
-def _start(cfg: Config, instances: int, params: Params | None, seed: int, dtype: Any) -> Params:
-    """Return the parameters to start from ``(i, …)``, on the host, a copy."""
-    shapes = models.sizes(cfg)
-    if params is None:
-        drawn = [models.init(cfg, generator(seed, "toy_init", i), dtype=dtype) for i in range(instances)]
-        return {name: np.stack([one[name] for one in drawn]) for name in shapes}
-    given = {name: np.array(to_host(p), dtype) for name, p in params.items()}
-    if {name: p.shape[1:] for name, p in given.items()} != shapes:
-        got = {name: p.shape for name, p in given.items()}
-        raise InputError(f"params: expected (instances, …) of {shapes}, got {got}")
-    return given
-
-
 def _train_block(
     cfg: Config, params: Params, data: Data, part: slice, importance: Array | None, settings: Settings,
-    kept: dict[int, int], history: Params,
+    kept: dict[int, int], history: Params, moved: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Train the instances of one block in place, and write their snapshots."""
     s, b = settings, params["b"]
@@ -219,8 +174,8 @@ def _train_block(
         if x is not last:
             work, last = _work(cfg, params, x), x
         out, cache = models.forward(params, x, cfg, work=work)
-        slope = models.error_slope(out.x_hat, target(x), importance=importance, weights=weights, out=work.d_z)
-        slopes = {"x_hat": slope}  # (i, n, n_out)
+        y = target(x)  # (one_or_i, n, n_out)
+        slopes = {"x_hat": models.error_slope(out.x_hat, y, importance=importance, weights=weights, out=work.d_z)}
         if s.hidden_l1:
             slopes |= models.hidden_l1(out.h, coefficient=s.hidden_l1, weights=weights).slopes
         grads = models.backward(params, cache, cfg, slopes, work=work)
@@ -229,6 +184,7 @@ def _train_block(
             for p in params.values():
                 p *= 1 - lr * s.weight_decay
         adam = adam_step(params, grads, adam, lr=lr)
+        moved(len(b))
 
 
 def _on(backend: str, batch: Batch) -> Batch:
@@ -269,31 +225,37 @@ def evaluate(
     data : a batch (:func:`toy_models.exact.batch` for the exact loss), or a distribution, of which ``rows`` are drawn
         with the same random numbers for every instance
     importance, target : as in :func:`train`
+
+    Raises
+    ------
+    InputError
+        If the shapes do not fit the model or each other, the target is unknown, or a parameter is not finite.
     """
-    i = len(params["b"])
-    weights = _importance(importance, models.n_out(cfg))
-    weights = None if weights is None else np.broadcast_to(weights, (i, weights.shape[1]))
-    loss = np.empty(i)
+    models.check_config(cfg)
+    source = data if isinstance(data, Data) else fixed(data.x, data.weights)
+    check_settings(cfg, source, steps=0, batch_size=1, lr=1.0, target=target)
+    if rows < 1:
+        raise InputError(f"rows: expected at least 1, got {rows}")
+    start = start_params(cfg, len(params["b"]), params, seed, np.float64)
+    weights = check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
+    i = count_instances(len(start["b"]), source, weights, start)
+    weights = None if weights is None else np.broadcast_to(weights, (i, weights.shape[1]))  # (i, n_out)
+    sizes = [part.stop - part.start for part in row_blocks(rows, 1, 4096)] if source is data else [1]
+    loss = np.zeros(i)  # (i,)
     for k in range(i):
-        mine = {name: np.asarray(to_host(p)[k : k + 1], np.float64) for name, p in params.items()}
-        scale = None if weights is None else weights[k : k + 1]
-        chunks = _same_rows(data, k, rows, seed) if isinstance(data, Data) else _single(data, k)
-        loss[k] = sum(share * float(_loss(cfg, mine, batch, scale, target)) for batch, share in chunks)
+        mine = {name: p[k : k + 1] for name, p in start.items()}
+        scale = None if weights is None else weights[k : k + 1]  # (1, n_out)
+        for batch, share in _same_rows(source, k, sizes, seed):
+            loss[k] += share * float(_loss(cfg, mine, batch, scale, target))
     return loss
 
 
-def _same_rows(data: Data, k: int, rows: int, seed: int) -> Iterator[tuple[Batch, float]]:
+def _same_rows(data: Data, k: int, sizes: list[int], seed: int) -> Iterator[tuple[Batch, float]]:
     """Yield batches for instance ``k`` and the share of all rows that each is: the same random numbers for every k."""
     rng = generator(seed, "toy_test")
     part = slice(k, k + 1) if data.instances > 1 else slice(0, 1)
-    for block in row_blocks(rows, 1, 4096):
-        n = block.stop - block.start
-        yield data.sampler(part, n, np.dtype(np.float64))(rng), n / rows
-
-
-def _single(batch: Batch, k: int) -> Iterator[tuple[Batch, float]]:
-    x, weights = batch
-    yield Batch(x[k : k + 1] if len(x) > 1 else x, weights if weights is None or len(weights) == 1 else weights[[k]]), 1
+    for n in sizes:
+        yield data.sampler(part, n, np.dtype(np.float64))(rng), n / sum(sizes)
 
 
 def _loss(cfg: Config, params: Params, batch: Batch, importance: np.ndarray | None, target: str) -> Any:
@@ -312,7 +274,7 @@ def best(loss: np.ndarray, *, per: int) -> np.ndarray:
     """
     if per < 1 or len(loss) % per:
         raise InputError(f"per: expected a divisor of {len(loss)} instances, got {per}")
-    index: np.ndarray = loss.reshape(-1, per).argmin(axis=1) + per * np.arange(len(loss) // per)  # (i / per,)
+    index: np.ndarray = loss.reshape(-1, per).argmin(axis=1) + per * np.arange(len(loss) // per)  # (groups,)
     return index
 
 

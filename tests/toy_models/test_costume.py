@@ -1,0 +1,116 @@
+"""One trainer on two kinds of array: on the CuPy costume the same bits as on NumPy, and no waiting but where it must.
+
+And the comments that give shapes are true while it runs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import toy_models
+from minisae.backend import backend_of, to_device, to_host
+from minisae.ops import reference_ops
+from minisae.optim import adam_init, adam_step
+from tests.costume import no_sync, recorded
+from tests.shapecheck import Trace
+from toy_models import data, exact, models, train
+from toy_models.models import Config, Work
+
+ROWS = np.random.default_rng(0).random((11, 5))
+INDEPENDENT = data.independent(np.array([[0.3], [0.05], [0.9]]), n_feat=5)
+SPARSE = data.independent(0.02, n_feat=5)
+SIGNED = data.independent(0.2, n_feat=5, signed=True)
+MLP = Config(5, 3, kind="mlp", hidden="relu")
+RUNS = {
+    "linear": (Config(5, 2, output="identity"), INDEPENDENT, {}),
+    "relu output": (Config(5, 2), INDEPENDENT, {"importance": np.arange(1.0, 6)}),
+    "relu hidden": (Config(5, 2, hidden="relu", start="positive"), INDEPENDENT, {"hidden_l1": 0.1}),
+    "sparse": (Config(5, 2), SPARSE, {"instances": 3, "hidden_l1": 0.1, "batch_size": 101}),
+    "absolute": (MLP, SIGNED, {"instances": 3, "target": "absolute", "weight_decay": 0.1}),
+    "square": (MLP, SIGNED, {"instances": 3, "target": "square", "warmup": 3}),
+    "relu": (MLP, SIGNED, {"instances": 3, "target": "relu", "decay": "cosine"}),
+    "pairs": (MLP._replace(n_out=10), data.hierarchical([0.5] * 5, [-1, 0, 0, -1, 3]), {"target": "pairs"}),
+    "correlated": (Config(4, 2), data.correlated(0.5, sets=2, size=2), {"importance": np.ones((3, 4))}),
+    "anticorrelated": (Config(4, 2), data.anticorrelated(0.5, sets=2, size=2), {"dtype": "float64"}),
+    "single": (Config(5, 2), data.single_active(5), {"instances": 3, "decay": "linear"}),
+    "fixed": (Config(5, 2), data.fixed(ROWS, np.full((3, 11), 1 / 11)), {}),
+}
+STEPS = 6
+
+
+def run(name, on):
+    cfg, source, options = RUNS[name]
+    settings = {"steps": STEPS, "batch_size": 13, "lr": 0.05, "snapshots": (0, 2, STEPS), "seed": 1, **options}
+    with reference_ops():
+        return train.train(cfg, source, backend=on, **settings)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_bits(name):
+    expected = run(name, "numpy")
+    with recorded() as seen:
+        got = run(name, "costume")
+    assert all(backend_of(p) == "costume" for p in got.params.values())
+    for key, p in expected.params.items():
+        assert np.isfinite(p).all()
+        assert not np.array_equal(p, expected.snapshots[key][0])
+        np.testing.assert_array_equal(to_host(got.params[key]), p, strict=True)
+        np.testing.assert_array_equal(got.snapshots[key], expected.snapshots[key], strict=True)
+    places = {(event.what, event.where.partition(" ")[0]) for event in seen}
+    uploads = {("asarray(host data)", where) for where in ("train", "_on")}
+    assert places <= {*uploads, ("get()", "_train_block")}, places
+    copies = [event for event in seen if event.what == "get()"]
+    assert len(copies) == 3 * len(expected.params), "copies to the host other than the snapshots"
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name != "pairs"])
+def test_a_step_never_waits(name):
+    cfg, source, _ = RUNS[name]
+    host = train.train(cfg, source, steps=0, instances=3).params
+    params = {key: to_device(p, "costume") for key, p in host.items()}
+    x = to_device(np.random.default_rng(2).random((3, 13, cfg.n_feat), np.float32), "costume")
+    with no_sync(), reference_ops():
+        out, cache = models.forward(params, x, cfg)
+        slopes = models.squared_error(out.x_hat, x).slopes | models.hidden_l1(out.h, coefficient=0.1).slopes
+        adam_step(params, models.backward(params, cache, cfg, slopes), adam_init(params), lr=0.1)
+    assert not np.array_equal(to_host(params["b"]), host["b"])
+
+
+def test_trained_on_a_device_tested_on_the_host():
+    cfg, source, _ = RUNS["relu output"]
+    losses = [train.evaluate(cfg, run("relu output", on).params, source, rows=101) for on in ("numpy", "costume")]
+    np.testing.assert_array_equal(*losses)
+
+
+CORE = [Path(toy_models.__file__).parent / f"{name}.py" for name in ("data", "models", "train", "exact")]
+UNCOMMENTED = {("models.py", "p"): "a parameter of any shape"}
+
+
+def scenario():
+    for name in RUNS:
+        run(name, "numpy")
+    for made in (data.independent([0.3, 0.1]), data.correlated(0.5, sets=2, size=2), data.hierarchical([0.5], [-1])):
+        data.sample(made, 7, np.random.default_rng(0))
+    cfg, source, _ = RUNS["relu hidden"]
+    params = run("relu hidden", "numpy").params
+    train.evaluate(cfg, params, source, rows=101, importance=np.ones(5))
+    train.best(train.evaluate(cfg, params, exact.batch(0.3, n_feat=5, nodes=2)), per=3)
+    exact.minimise(
+        cfg, params, exact.batch(np.full((3, 5), 0.3), nodes=(3, 2), max_active=2), importance=np.ones(5), steps=3
+    )
+    data.fixed(ROWS).sampler(slice(0, 1), 1, np.dtype(np.float32))(None)
+    out, cache = models.forward(params, ROWS[None].astype(np.float32), cfg, work=Work())
+    models.backward(params, cache, cfg, {"h": out.h})
+
+
+def test_comments_on_shapes_are_true():
+    with Trace(CORE) as seen:
+        scenario()
+    assert not seen.wrong, "\n".join(sorted(map(str, set(seen.wrong))))
+    written = {(file, item.first) for file, lines in seen.files.items() for item in lines.values() if item.dims}
+    unseen = [f"{Path(file).name}:{line}" for file, line in sorted(written - seen.checked)]
+    assert not unseen, unseen
+    bare = {(Path(file).name, name, line) for (file, line), name in seen.bare.items()}
+    missing = [f"{file}:{line} {name}" for file, name, line in sorted(bare) if (file, name) not in UNCOMMENTED]
+    assert not missing, "\n".join(missing)
