@@ -88,6 +88,64 @@ def same(drawn, wanted):
     np.testing.assert_allclose(np.asarray(drawn, float), np.asarray(wanted, float), rtol=1e-5, atol=1e-7)
 
 
+def pictures_01(v, figures):
+    for axes, p in zip(figures[0].axes, v["densities"], strict=False):
+        same(axes.images[0].get_array().filled(0), v["samples"][p][:40])
+    left, right = figures[1].axes
+    for line, wanted in zip(
+        left.lines, (v["strength"], v["answers"]["linear"][:, 1], v["answers"]["ReLU"][:, 1]), strict=True
+    ):
+        same(line.get_ydata(), wanted)
+    for line, wanted in zip(right.lines[1:], v["together"], strict=True):
+        same(line.get_ydata(), wanted)
+    for k, (which, at) in enumerate(v["picked"]):
+        W, b = which["W"][at], which["b"][at]
+        same(figures[2].axes[2 * k].images[0].get_array(), W.T @ W)
+        same(figures[2].axes[2 * k + 1].images[0].get_array()[:, 0], b)
+    for axes, norms in zip(figures[3].axes, v["norms"], strict=False):
+        same([bar.get_height() for bar in axes.patches], norms)
+    for axes, W in zip(figures[4].axes, v["winners"], strict=True):
+        arrows(axes, W)
+    left, right = figures[5].axes
+    arrows(left, v["W"])
+    same(np.hypot(*left.lines[0].get_data()), np.full(361, v["radius"]))
+    for line, wanted in zip(right.lines, (v["s"], v["reply"][:, 0], v["near"], v["far"]), strict=True):
+        same(line.get_ydata(), wanted)
+    [axes] = figures[6].axes
+    for line, wanted in zip(axes.lines, (v["own"], v["same"], v["exact_loss"]), strict=True):
+        same(line.get_xdata(), wanted)
+
+
+def arrows(axes, W):
+    """The arrows are the columns of W, turned."""
+    [quiver] = (c for c in axes.collections if hasattr(c, "U"))
+    drawn = np.stack([quiver.U, quiver.V])
+    same(drawn.T @ drawn, W.T @ W)
+    longest = np.argmax(np.hypot(*drawn).round(6))
+    assert abs(drawn[0, longest]) < 1e-5 < drawn[1, longest]
+
+
+def pictures_02(v, figures):
+    [axes] = figures[0].axes
+    for line, wanted in zip(axes.lines, (*v["costs"].values(), v["along"].loss), strict=False):
+        same(line.get_ydata(), wanted)
+    for axes, values in zip(figures[1].axes, (v["size"], v["bias"]), strict=True):
+        for line, wanted in zip(axes.lines, (values[:, 1], values[:, 0]), strict=False):
+            same(line.get_ydata(), wanted)
+    for axes, wanted in zip(figures[2].axes, (v["paper"], v["truth"].labels, v["sgd"].labels), strict=True):
+        same(axes.collections[0].get_array(), wanted)
+        same(axes.lines[0].get_data(), v["wedge"])
+    left, right = figures[3].axes
+    assert [line.get_ydata()[0] for line in left.lines[:3]] == [0, 0, 0]
+    same(right.lines[-1].get_ydata(), v["entered"])
+    [axes] = figures[4].axes
+    same(axes.lines[0].get_ydata(), 2 / (4 - 5 * axes.lines[0].get_xdata()))
+    same(axes.lines[1].get_ydata() * v["p_switch"], v["switch"] * v["paper_curve"])
+    same(axes.lines[2].get_ydata(), [(2 + 2**0.5) / 8] * 2)
+    for axes, wanted in zip(figures[5].axes, (v["paper_3"], v["truth_3"].labels), strict=True):
+        same(axes.collections[0].get_array(), wanted)
+
+
 def pictures_06(v, figures):
     top, bottom = figures[0].axes
     same([bar.get_height() for bar in top.patches], v["test"].f[v["row"]])
@@ -139,6 +197,44 @@ def pictures_08(v, figures):
     same([bar.get_width() for bar in axes.patches], [row[i] for i in (1, 2) for row in v["table"].values()])
     [axes] = figures[3].axes
     same([bar.get_height() for bar in axes.patches], [pair[i] for i in (0, 1) for pair in v["control"].values()])
+
+
+def wrong_01(v):
+    def mask_forgotten(W, b, x):
+        h = np.maximum(x @ W.T, 0)
+        z = h @ W + b
+        d_z = 2 * (np.maximum(z, 0) - x) / len(x) * (z > 0)
+        return h.T @ d_z + (d_z @ W.T).T @ x, d_z.sum(axis=0)
+
+    def used_once(W, b, x):
+        h = np.maximum(x @ W.T, 0)
+        z = h @ W + b
+        d_z = 2 * (np.maximum(z, 0) - x) / len(x) * (z > 0)
+        return h.T @ d_z, d_z.sum(axis=0)
+
+    def one_more(n_hid):
+        W = np.concatenate([np.eye(n_hid), -np.eye(n_hid), np.full((n_hid, 1), n_hid**-0.5)], axis=1)
+        return W, np.zeros(2 * n_hid + 1)
+
+    return {
+        "hidden_relu_gradient": [mask_forgotten, used_once],
+        "without_error": [lambda n_hid: (np.eye(n_hid), np.zeros(n_hid)), one_more],
+        "takes_over": [lambda best_loss: 0.1, lambda best_loss: 0.4],
+    }
+
+
+def wrong_02(v):
+    def paper(p):
+        return 2 * p / (4 - 5 * p)
+
+    def patient(enters, p):
+        return next(r for r in np.linspace(0.4 * p, paper(p), 200) if enters(p, r))
+
+    return {
+        "on_off_boundary": [paper, lambda p: p / (1 - p)],
+        "true_boundary": [lambda enters, p: paper(p), lambda enters, p: (2 + 2**0.5) / 8 * p, patient],
+        "both_hold": [lambda p: 0.4 * p, paper, lambda p: 0.6 * p],
+    }
 
 
 def wrong_06(v):

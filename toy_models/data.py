@@ -64,6 +64,8 @@ def check_density(name: str, density: Any, n_feat: int | None = None) -> np.ndar
         If a density is outside (0, 1], or the shape fits no number of features.
     """
     p = np.atleast_2d(np.asarray(density, np.float64))  # (i, k), k is 1 or n_feat
+    if n_feat is None and np.ndim(density) == 0:
+        raise InputError(f"n_feat: expected a number of features beside a single {name}, got none")
     width = n_feat if n_feat is not None else p.shape[1]
     if width < 1:
         raise InputError(f"n_feat: expected at least 1, got {width}")

@@ -3,19 +3,15 @@
 And the comments that give shapes are true while it runs.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import toy_models
 from minisae.backend import backend_of, to_device, to_host
 from minisae.ops import reference_ops
 from minisae.optim import adam_init, adam_step
 from tests.costume import no_sync, recorded
-from tests.shapecheck import Trace
-from toy_models import data, exact, models, train
-from toy_models.models import Config, Work
+from toy_models import data, models, train
+from toy_models.models import Config
 
 ROWS = np.random.default_rng(0).random((11, 5))
 INDEPENDENT = data.independent(np.array([[0.3], [0.05], [0.9]]), n_feat=5)
@@ -81,36 +77,3 @@ def test_trained_on_a_device_tested_on_the_host():
     cfg, source, _ = RUNS["relu output"]
     losses = [train.evaluate(cfg, run("relu output", on).params, source, rows=101) for on in ("numpy", "costume")]
     np.testing.assert_array_equal(*losses)
-
-
-CORE = [Path(toy_models.__file__).parent / f"{name}.py" for name in ("data", "models", "train", "exact")]
-UNCOMMENTED = {("models.py", "p"): "a parameter of any shape"}
-
-
-def scenario():
-    for name in RUNS:
-        run(name, "numpy")
-    for made in (data.independent([0.3, 0.1]), data.correlated(0.5, sets=2, size=2), data.hierarchical([0.5], [-1])):
-        data.sample(made, 7, np.random.default_rng(0))
-    cfg, source, _ = RUNS["relu hidden"]
-    params = run("relu hidden", "numpy").params
-    train.evaluate(cfg, params, source, rows=101, importance=np.ones(5))
-    train.best(train.evaluate(cfg, params, exact.batch(0.3, n_feat=5, nodes=2)), per=3)
-    exact.minimise(
-        cfg, params, exact.batch(np.full((3, 5), 0.3), nodes=(3, 2), max_active=2), importance=np.ones(5), steps=3
-    )
-    data.fixed(ROWS).sampler(slice(0, 1), 1, np.dtype(np.float32))(None)
-    out, cache = models.forward(params, ROWS[None].astype(np.float32), cfg, work=Work())
-    models.backward(params, cache, cfg, {"h": out.h})
-
-
-def test_comments_on_shapes_are_true():
-    with Trace(CORE) as seen:
-        scenario()
-    assert not seen.wrong, "\n".join(sorted(map(str, set(seen.wrong))))
-    written = {(file, item.first) for file, lines in seen.files.items() for item in lines.values() if item.dims}
-    unseen = [f"{Path(file).name}:{line}" for file, line in sorted(written - seen.checked)]
-    assert not unseen, unseen
-    bare = {(Path(file).name, name, line) for (file, line), name in seen.bare.items()}
-    missing = [f"{file}:{line} {name}" for file, name, line in sorted(bare) if (file, name) not in UNCOMMENTED]
-    assert not missing, "\n".join(missing)

@@ -269,7 +269,10 @@ def test_a_sample_is_the_callers_own():
 
 ANY = np.random.default_rng(0)
 BAD = {
-    "zero": (lambda: data.independent(0), r"density: expected numbers in \(0, 1\], got 0"),
+    "a density of how many": (
+        lambda: data.independent(0.5), "n_feat: expected a number of features beside a single density, got none",
+    ),
+    "zero": (lambda: data.independent(0, n_feat=3), r"density: expected numbers in \(0, 1\], got 0"),
     "above": (lambda: data.independent([0.5, 1.5]), r"density: expected numbers in \(0, 1\], got 1.5"),
     "negative": (lambda: data.independent([0.5, -0.1]), r"density: expected numbers in \(0, 1\], got -0.1"),
     "nan": (lambda: data.independent([0.5, np.nan]), r"density: expected numbers in \(0, 1\], got nan"),
@@ -296,7 +299,7 @@ BAD = {
     ),
     "not finite": (lambda: data.fixed([[1.0, np.nan]]), "x, weights: expected finite numbers.*"),
     "negative share": (lambda: data.fixed([[1.0], [2.0]], [1.5, -0.5]), "x, weights: expected finite numbers.*"),
-    "no sample": (lambda: data.sample(data.independent(0.5), 0, ANY), "n: expected at least 1, got 0"),
+    "no sample": (lambda: data.sample(data.independent([0.5]), 0, ANY), "n: expected at least 1, got 0"),
 }  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """Dimensionality, leverage and superposition: the theorem, the conventions, and the standard position for pictures."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.streams import generator
-from tests.shapecheck import Trace
 from toy_models import geometry, polytopes
 
 PENTAGON = polytopes.polygon(5)
@@ -159,23 +156,3 @@ def test_bad_input_is_one_clear_line(call, message):
         call()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
-
-
-def test_shape_comments():
-    with Trace([Path(geometry.__file__)]) as seen:
-        for W in (random(3, 7, 0), np.stack([random(3, 7, 1)] * 5)):
-            for measure in (
-                geometry.dimensionality,
-                geometry.packing,
-                geometry.cosines,
-                geometry.dimensions_per_feature,
-            ):
-                measure(W)
-            for convention in ("text", "legend", "code"):
-                geometry.superposition(W, convention=convention)
-        for measure in (geometry.learned, geometry.components, geometry.coherence):
-            measure(random(3, 7, 0))
-        for d in (2, 3):
-            geometry.canonical(random(d, 7, 0), sort=True)
-    assert not [str(wrong) for wrong in seen.wrong]
-    assert not seen.bare

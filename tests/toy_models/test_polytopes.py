@@ -1,7 +1,5 @@
 """The reference polytopes: the table of their numbers, products, and where charges and interfering features rest."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +7,6 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.streams import generator
-from tests.shapecheck import Trace
 from toy_models import geometry, matching, polytopes, thomson
 
 TABLE = {
@@ -151,18 +148,3 @@ def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
-
-
-def test_shape_comments():
-    with Trace([Path(polytopes.__file__), Path(thomson.__file__)]) as seen:
-        for make in (polytopes.simplex, polytopes.cross_polytope):
-            make(3)
-        for make in (polytopes.polygon, polytopes.bipyramid):
-            polytopes.facts(make(7))
-        polytopes.square_antiprism()
-        polytopes.icosahedron()
-        polytopes._library()
-        for energy in ("coulomb", "relu2"):
-            thomson.minimise(7, 3, np.random.default_rng(0), energy=energy, starts=2, steps=5)
-    assert not [str(wrong) for wrong in seen.wrong]
-    assert not seen.bare

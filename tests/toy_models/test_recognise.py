@@ -2,7 +2,6 @@
 
 from collections import Counter
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.streams import generator
-from tests.shapecheck import Trace
 from toy_models import blocks, geometry, matching, polytopes
 from toy_models import recognise as module
 from toy_models.recognise import UNKNOWN, recognise, stability, summary
@@ -249,14 +247,3 @@ def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value).startswith(message)
-
-
-def test_shape_comments():
-    W, _ = product(generator(0, "toy_frames", 19), 0.1)
-    with Trace([Path(m.__file__) for m in (module, blocks, matching)]) as seen:
-        matching.references.cache_clear()
-        recognise(W)
-        recognise(W, eps=0.15)
-        recognise(generator(0, "toy_frames", 20).standard_normal((3, 11)))
-    assert not [str(wrong) for wrong in seen.wrong]
-    assert not seen.bare
