@@ -235,7 +235,10 @@ USE = [
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "41"], ["k: expected at most d_sae = 37, got 41"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--steps", "0"], ["steps", "at least 1", "0"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["--l1 belongs to relu; topk takes --k"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"], ["--k belongs to topk and batch_topk; relu takes --l1"]),
+    (
+        ["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"],
+        ["--k belongs to topk and batch_topk; relu takes --l1"],
+    ),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "dead_aftr=3", "clip=1"], ["did you mean dead_after"]),
     (
         ["train", "CACHE", "--out", "RUN", "--variant", "relu", "--d-sae", "7", "--steps", "3", "--l1", "-1"],
