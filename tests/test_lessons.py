@@ -15,6 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from minisae.metrics import matched_cosine, mmcs
+
 LESSONS = sorted((Path(__file__).parent.parent / "lessons").glob("[0-9][0-9]_*.py"))
 BUDGET = 90
 """Processor seconds a lesson may take."""
@@ -146,6 +148,110 @@ def pictures_02(v, figures):
         same(axes.collections[0].get_array(), wanted)
 
 
+def pictures_03(v, figures):
+    run = v["run"]
+    [axes] = figures[0].axes
+    same(axes.lines[0].get_ydata(), run.d_star)
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == run.D.size
+    for axes, W in zip(figures[1].axes, v["shown"].values(), strict=True):
+        size, gram = (W**2).sum(axis=0), W.T @ W
+        np.testing.assert_allclose(axes.lines[1].get_ydata(), size**2 / (gram**2).sum(axis=0), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(axes.lines[1].get_xdata(), np.diag(np.linalg.pinv(W) @ W), rtol=1e-3, atol=1e-5)
+    drawn = [axes.images[0].get_array() for axes in figures[3].axes[:2]]
+    same(drawn[1], drawn[0][np.ix_(v["in_order"], v["in_order"])])
+    assert [text.get_text() for text in figures[3].axes[1].texts] == ["square antiprism", "pentagon", "digon"]
+    for axes, (_, W, found) in zip(figures[4].axes, v["pictured"], strict=True):
+        nodes = [len(line.get_xdata()) for line in axes.lines]
+        assert sorted(nodes) == sorted(c.k for c in found.components)
+        edges = np.abs(v["geometry"].cosines(W)) > 0.12
+        inside = [edges[np.ix_(c.features, c.features)].sum() - c.k for c in found.components]
+        assert len(axes.collections[0].get_segments()) == sum(inside) / 2
+    left, right = figures[5].axes
+    same(left.lines[0].get_data(), [v["per_dim"][v["hull_at"]], v["cost"][v["hull_at"]]])
+    same(right.lines[3].get_data(), np.transpose(v["blocks"]))
+    starts, pentagon, hexagon, curves = figures[6].axes
+    same(starts.lines[0].get_xdata(), v["plane_loss"][20])
+    same(starts.lines[0].get_ydata(), v["corners_kept"][20])
+    arrows(pentagon, v["typical"])
+    arrows(hexagon, v["hexagon"]["W"][0])
+    for line, curve in zip(curves.lines, v["curves"].values(), strict=True):
+        same(line.get_ydata(), curve / curve[1])
+    for line, name in zip(figures[7].axes[0].lines, ("welch", "at_random", "of_models", "positive"), strict=True):
+        same(line.get_data(), [v["numbers"], v[name]])
+
+
+def pictures_04(v, figures):
+    for axes, name in zip(figures[0].axes, ("together", "apart", "hexagon"), strict=False):
+        arrows(axes, v[name].W[0])
+    W = v["bases"].W[0]
+    same(figures[0].axes[3].images[0].get_array(), np.abs(W.T @ W))
+    [axes] = figures[1].axes
+    for line, cosines in zip(axes.lines[:3], -np.sort(-v["strip"].cosines).T, strict=True):
+        same(line.get_ydata(), cosines)
+    _, losses, starts, *_ = figures[2].axes
+    same(losses.lines[0].get_ydata()[::-1], v["pentagon"].loss)
+    same(losses.lines[1].get_ydata(), v["digons"].loss)
+    assert [line.get_xdata()[0] for line in losses.lines[2:]] == [v["crossing"], 0.4]
+    same(starts.lines[0].get_data(), [v["tried"], v["share"]])
+    top, bottom = figures[3].axes
+    same(bottom.lines[0].get_ydata(), v["course"].loss[:, v["one"]])
+    for line, feature in zip(top.lines[58:60], (v["partner"], v["newcomer"]), strict=True):
+        same(line.get_ydata(), v["course"].D[:, v["one"], feature])
+    assert [axes.get_title() for axes in figures[4].axes] == [f"step {s}" for s in v["turn"].steps[v["moments"]]]
+    rise, held, both = (axes.lines[0] for axes in figures[5].axes)
+    same(rise.get_ydata(), v["hurt"].relative)
+    same(held.get_ydata(), v["hurt"].per_dim)
+    same(both.get_data(), [v["hurt"].per_dim, v["hurt"].relative])
+
+
+def pictures_05(v, figures):
+    found = [{axes.get_ylabel(): axes for axes in figure.axes} for figure in figures]
+    for axes, W in zip(figures[0].axes, (v["unprivileged"], *v["served"].W), strict=True):
+        stacks(axes, W)
+    by_title = {axes.get_title(): axes for figure in figures[1:3] for axes in figure.axes}
+    stacks(by_title["W₁: what a neuron reads"], v["W_1"])
+    stacks(by_title["W₂: what a neuron writes"], v["W_2"])
+    stacks(by_title["W₁ at p = 0.03"], v["best_W_1"][3])
+    same(found[2]["share of neurons\nwith one feature"].lines[0].get_ydata(), v["mono"])
+    same(found[2]["halves computed"].lines[0].get_ydata(), v["halves"])
+    wrong, missed, error = found[3]["share, error"].lines
+    for line, wanted in ((wrong, [s.fpr for s in v["scores"]]), (error, [s.error for s in v["scores"]])):
+        same(line.get_ydata(), wanted)
+    same(missed.get_ydata(), [1 - s.tpr for s in v["scores"]])
+    for axes, (name, at) in zip(figures[4].axes, v["moments"].values(), strict=False):
+        same([line.get_xydata()[1] for line in axes.lines[:5]], v["directions"].T)
+        drawn = np.concatenate([line.get_xydata() for line in axes.lines if line.get_linestyle() == "None"])
+        rows = v["runs"][name].snapshots["W_dec"][at, v["k"]]
+        same(np.sort(drawn[np.isfinite(drawn).all(axis=1)], axis=0), np.sort(rows, axis=0))
+    for line, wanted in zip(found[4]["share of latents active"].lines, v["alive"].values(), strict=False):
+        same(line.get_ydata(), wanted)
+    same(found[5]["MMCS"].lines[0].get_ydata(), v["mmcs"])
+    for line, wanted in zip(
+        figures[6].axes[0].lines, (v["per_latent"], v["per_feature"], v["one_to_one"]), strict=True
+    ):
+        same(line.get_ydata(), wanted)
+    for line, wanted in zip(figures[6].axes[1].lines, (v["mmcs"], v["matched"]), strict=True):
+        same(line.get_ydata(), wanted)
+    images = [axes.images[0].get_array() for axes in figures[7].axes]
+    for (name, look), shown in zip(v["looks"].items(), (images[:3], images[3:]), strict=True):
+        for image, wanted in zip(shown, look, strict=False):
+            same(image.filled(0) if hasattr(image, "filled") else image, wanted[v["chosen"][name]].round(9))
+    left, middle, right = figures[8].axes
+    for axes, lines in (
+        (left, [w.cosine for w in v["wrong"].values()]),
+        (middle, (v["plus"].learned_mse, v["plus"].truth_mse)),
+        (right, [w.overlap for w in v["wrong"].values()]),
+    ):
+        for line, wanted in zip(axes.lines, lines, strict=False):
+            same(line.get_ydata(), wanted)
+
+
+def stacks(axes, weights):
+    """The bars are the weights but for the smallest."""
+    shown = weights[np.abs(weights) > 0.01 * np.abs(weights).max()]
+    same(np.sort([bar.get_height() for bar in axes.patches]), np.sort(shown))
+
+
 def pictures_06(v, figures):
     top, bottom = figures[0].axes
     same([bar.get_height() for bar in top.patches], v["test"].f[v["row"]])
@@ -234,6 +340,61 @@ def wrong_02(v):
         "on_off_boundary": [paper, lambda p: p / (1 - p)],
         "true_boundary": [lambda enters, p: paper(p), lambda enters, p: (2 + 2**0.5) / 8 * p, patient],
         "both_hold": [lambda p: 0.4 * p, paper, lambda p: 0.6 * p],
+    }
+
+
+def wrong_03(v):
+    def tegum(k, d):
+        return v["polytopes"].cross_polytope(d)[:, :k]
+
+    def at_random(k, d):
+        return v["geometry"].unit_columns(np.random.default_rng(k).standard_normal((d, k)))
+
+    def own_direction(W):
+        return W / (W**2).sum(axis=0) * v["geometry"].dimensionality(W)
+
+    def antiprisms_first(k, d):
+        q, p = divmod(k - 2 * d, 2)
+        return d - 2 * p - 3 * q, p, q
+
+    return {
+        "quiet": [tegum, at_random],
+        "reader": [lambda W: W, own_direction],
+        "cheapest": [antiprisms_first, lambda k, d: (d - 2 * (k - 2 * d), k - 2 * d, 0)],
+    }
+
+
+def wrong_04(v):
+    def swapped(kind):
+        return v["by_hand"]("anticorrelated" if kind == "correlated" else "correlated")
+
+    return {
+        "by_hand": [swapped, lambda kind: (np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]]), np.full(4, 0.01))],
+        "importance_at_the_crossing": [lambda best_loss: v["crossing"], lambda best_loss: 0.5],
+        "reach": [lambda norms, D: norms**2, lambda norms, D: 1 / np.sqrt(D), lambda norms, D: norms**2 / D],
+    }
+
+
+def wrong_05(v):
+    def one_way(truth, learned):
+        return mmcs(truth, learned)
+
+    def other_way(truth, learned):
+        return mmcs(learned, truth)
+
+    def both_ways(truth, learned):
+        return min(mmcs(truth, learned), mmcs(learned, truth))
+
+    def in_order(truth, learned):
+        return matched_cosine(truth, learned[: len(truth)])
+
+    return {
+        "design": [lambda score: (600, 0.12), lambda score: (500, 0.05), lambda score: (500, 0.25)],
+        "better_start": [
+            lambda W_enc, b_enc, W_dec: (W_enc, b_enc),
+            lambda W_enc, b_enc, W_dec: (-W_dec.swapaxes(1, 2), b_enc),
+        ],
+        "fair_score": [one_way, other_way, both_ways, in_order],
     }
 
 

@@ -103,13 +103,13 @@ def _write_numbers(out: Path, numbers: dict[str, Any]) -> None:
 def _draw_frames(path: Path, params: Params, W: np.ndarray, density: np.ndarray, importance: np.ndarray) -> None:
     """Draw the best model of each density: arrows in the plane or in space, else WᵀW and b."""
     p, n_hid = W.shape[:2]
+    alike = bool((importance == importance[0]).all())
     if n_hid in (2, 3):
         columns = min(p, 5)
         rows = -(-p // columns)
         fig, axes = plots.figure(2.6 * columns + 1, 2.8 * rows, rows=rows, columns=columns, three_d=n_hid == 3)
         for ax, frame, at in zip(axes, W, density, strict=False):
             if n_hid == 2:
-                alike = bool((importance == importance[0]).all())
                 plots.feature_arrows(
                     geometry.canonical(frame), ax, importance=None if alike else importance, title=f"density {at:.3g}"
                 )
@@ -117,6 +117,8 @@ def _draw_frames(path: Path, params: Params, W: np.ndarray, density: np.ndarray,
                 plots.frame_3d(geometry.canonical(frame), ax, limit=1.5, title=f"density {at:.3g}")
         for ax in axes[p:]:
             ax.set_visible(False)
+        if n_hid == 2 and not alike:
+            plots.importance_bar(importance, axes[:p])
     else:
         fig, axes = plots.figure(6, 3.6 * p, rows=p, columns=2, widths=[1, 0.12])
         for k in range(p):
@@ -163,7 +165,7 @@ def _draw_phases(
     line = np.geomspace(density[0], 0.5, 200)  # (k,)
     curves = {"2p/(4 − 5p)": np.stack([line, theory.boundaries(line, n_feat=n_feat)[0]])}
     if n_feat == 2:
-        curves["0.427 p"] = np.stack([line, (2 + 2**0.5) / 8 * line])
+        curves["0.427 p, as p → 0"] = np.stack([line, (2 + 2**0.5) / 8 * line])
     curves = {
         name: np.where((xy[1] >= importance[0]) & (xy[1] <= importance[-1]), xy, np.nan) for name, xy in curves.items()
     }
