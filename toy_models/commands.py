@@ -51,7 +51,7 @@ def train_(options: Options) -> Result:
         for one, seen, p, value in zip(W, found, density.tolist(), loss[index].tolist(), strict=True)
     ]
     _write_model(options.out, params, W, named)
-    _draw_frames(options.out / "features.png", params, W, density, importance)
+    _draw_model(options.out / "features.png", params, density, importance)
     head = f"best of {options.instances} starts at each density, on the same test rows"
     lines = ["density      loss  learned    ΣD  what the features form"]
     lines += [
@@ -100,31 +100,42 @@ def _write_numbers(out: Path, numbers: dict[str, Any]) -> None:
     (out / "numbers.json").write_text(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _draw_frames(path: Path, params: Params, W: np.ndarray, density: np.ndarray, importance: np.ndarray) -> None:
-    """Draw the best model of each density: arrows in the plane or in space, else WᵀW and b."""
-    p, n_hid = W.shape[:2]
-    alike = bool((importance == importance[0]).all())
-    if n_hid in (2, 3):
-        columns = min(p, 5)
-        rows = -(-p // columns)
-        fig, axes = plots.figure(2.6 * columns + 1, 2.8 * rows, rows=rows, columns=columns, three_d=n_hid == 3)
-        for ax, frame, at in zip(axes, W, density, strict=False):
-            if n_hid == 2:
-                plots.feature_arrows(
-                    geometry.canonical(frame), ax, importance=None if alike else importance, title=f"density {at:.3g}"
-                )
-            else:
-                plots.frame_3d(geometry.canonical(frame), ax, limit=1.5, title=f"density {at:.3g}")
-        for ax in axes[p:]:
-            ax.set_visible(False)
-        if n_hid == 2 and not alike:
-            plots.importance_bar(importance, axes[:p])
+def _draw_model(path: Path, params: Params, density: np.ndarray, importance: np.ndarray) -> None:
+    """Draw the best model of each density: arrows in the plane or in space, neurons of an mlp, else WᵀW and b."""
+    titles = [f"density {at:.3g}" for at in density]
+    if "W" in params and params["W"].shape[1] in (2, 3):
+        fig = _drawn_frames(params["W"], titles, importance)
+    elif "W" in params:
+        fig, axes = plots.figure(6, 3.6 * len(titles), rows=len(titles), columns=2, widths=[1, 0.12])
+        for k, title in enumerate(titles):
+            plots.gram_and_bias(params["W"][k], params["b"][k], axes[2 * k : 2 * k + 2], title=title)
     else:
-        fig, axes = plots.figure(6, 3.6 * p, rows=p, columns=2, widths=[1, 0.12])
-        for k in range(p):
-            b = params["b"][k] if params["b"].shape[1] == W.shape[2] else np.zeros(W.shape[2])
-            plots.gram_and_bias(W[k], b, axes[2 * k : 2 * k + 2], title=f"density {density[k]:.3g}")
+        fig, axes = plots.figure(8, 5.5 * len(titles), rows=2 * len(titles))
+        for k, title in enumerate(titles):
+            top, _ = plots.in_and_out(params["W_1"][k], params["W_2"][k], axes[2 * k : 2 * k + 2])
+            top.set_title(f"{title}: {top.get_title()}")
     fig.savefig(path, dpi=130)
+
+
+def _drawn_frames(W: np.ndarray, titles: list[str], importance: np.ndarray) -> Any:
+    """Return a figure of frames in two or three dimensions, ``W (p, n_hid, n_feat)``."""
+    p, n_hid = W.shape[:2]
+    columns = min(p, 5)
+    fig, axes = plots.figure(
+        2.6 * columns + 1, 2.8 * -(-p // columns), rows=-(-p // columns), columns=columns, three_d=n_hid == 3
+    )
+    alike = bool((importance == importance[0]).all())
+    for ax, frame, title in zip(axes, W, titles, strict=False):
+        turned = geometry.canonical(frame)
+        if n_hid == 3:
+            plots.frame_3d(turned, ax, limit=1.5, title=title)
+        else:
+            plots.feature_arrows(turned, ax, importance=None if alike else importance, title=title)
+    for ax in axes[p:]:
+        ax.set_visible(False)
+    if n_hid == 2 and not alike:
+        plots.importance_bar(importance, axes[:p])
+    return fig
 
 
 def phase_(options: Options) -> Result:
