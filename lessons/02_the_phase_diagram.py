@@ -31,8 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: small matrices ne
 import matplotlib.pyplot as plt
 import numpy as np
 
-from toy_models import data, exact, geometry, models, phase, plots, theory
+from toy_models import data, exact, geometry, models, plots, theory
 from toy_models.data import Batch
+from toy_models.experiments import phase
 from toy_models.train import evaluate, train
 
 SEED = 0

@@ -33,7 +33,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: small matrices ne
 import matplotlib.pyplot as plt
 import numpy as np
 
-from toy_models import data, exact, geometry, limits, models, plots, polygons, polytopes, sweep, thomson
+from toy_models import data, exact, geometry, limits, models, plots, polygons, polytopes, thomson
+from toy_models.experiments import sweep
 from toy_models.matching import fits
 from toy_models.plots.style import signed_image
 from toy_models.recognise import UNKNOWN, recognise, summary

@@ -31,19 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy: small matrices ne
 import matplotlib.pyplot as plt
 import numpy as np
 
-from toy_models import (
-    adversarial,
-    branches,
-    correlation,
-    data,
-    dynamics,
-    exact,
-    geometry,
-    models,
-    plots,
-    polytopes,
-    sweep,
-)
+from toy_models import data, exact, geometry, models, plots, polytopes
+from toy_models.experiments import adversarial, branches, correlation, dynamics, sweep
 from toy_models.train import best, evaluate, take, train
 
 SEED = 0

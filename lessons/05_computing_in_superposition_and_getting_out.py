@@ -38,7 +38,8 @@ from scipy.optimize import linear_sum_assignment
 from minisae.sae import relu
 from minisae.synthetic import random_dictionary
 from minisae.verify import check_gradients
-from toy_models import absorption, computation, data, exact, models, plots, privileged, saes, sharkey, sparse_but_wrong
+from toy_models import data, exact, models, plots
+from toy_models.experiments import absorption, computation, privileged, saes, sharkey, sparse_but_wrong
 from toy_models.train import best, evaluate, take, train
 
 SEED = 0

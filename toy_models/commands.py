@@ -12,7 +12,8 @@ from minisae.backend import to_host
 from minisae.console import Result, plain
 from minisae.errors import InputError
 from minisae.progress import progress, say
-from toy_models import bench, data, geometry, phase, plots, sweep, theory, train
+from toy_models import bench, data, geometry, plots, theory, train
+from toy_models.experiments import phase, sweep
 from toy_models.models import Config, Params
 from toy_models.recognise import UNKNOWN, Recognition, recognise, summary
 

@@ -6,7 +6,7 @@ which has importance ``r``. Sources: Elhage et al. 2022, "Toy Models of Superpos
 phase change" and "Basic results" (the linear model), and the derivations in the docstrings.
 
 The phases of the paper keep to norm 1 and no bias where a feature is kept. The true optimum is lower, and asymmetric:
-:func:`free_antipodal` and :func:`small_density_loss` are two steps towards it, ``toy_models.phase`` computes it.
+:func:`free_antipodal` and :func:`small_density_loss` are two steps towards it, ``experiments.phase`` computes it.
 """
 
 from typing import NamedTuple

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from toy_models import data, exact, geometry, train
+from toy_models.experiments.sweep import best_by_density
 from toy_models.models import Config
-from toy_models.sweep import best_by_density
 
 pytestmark = pytest.mark.slow
 BASIC = 0.7 ** np.arange(20)

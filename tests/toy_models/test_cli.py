@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from toy_models import cli, phase, polytopes
+from toy_models import cli, polytopes
 from toy_models.commands import MODELS
+from toy_models.experiments import phase
 
 QUICK = ["--steps", "40", "--batch-size", "64"]
 

@@ -8,32 +8,22 @@ import pytest
 import toy_models
 from tests.shapecheck import Trace
 from tests.toy_models.test_plots import GALLERY
-from toy_models import (
+from toy_models import data, exact, geometry, limits, models, polygons, polytopes, recognise, theory, thomson, train
+from toy_models.experiments import (
     absorption,
     adversarial,
     branches,
     computation,
     correlation,
-    data,
     dynamics,
-    exact,
-    geometry,
-    limits,
     memorisation,
-    models,
     pentagon,
     phase,
-    polygons,
-    polytopes,
     privileged,
-    recognise,
     sharkey,
     sparse_but_wrong,
     sweep,
-    theory,
-    thomson,
-    train,
-)  # fmt: skip
+)
 
 ROOT = Path(toy_models.__file__).parent
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name not in ("bench.py", "cli.py", "commands.py"))

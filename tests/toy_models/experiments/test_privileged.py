@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisae.errors import InputError
-from toy_models import data, privileged, train
+from toy_models import data, train
+from toy_models.experiments import privileged
 from toy_models.models import Config
 
 HAND = np.array(

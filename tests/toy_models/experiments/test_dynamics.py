@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisae.errors import InputError
-from toy_models import data, dynamics, geometry, train
+from toy_models import data, geometry, train
+from toy_models.experiments import dynamics
 from toy_models.models import Config
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisae.errors import InputError
-from toy_models import geometry, memorisation
+from toy_models import geometry
+from toy_models.experiments import memorisation
 
 
 @given(st.integers(1, 50), st.integers(2, 40), st.floats(0.01, 1), st.integers(0, 9))

@@ -18,9 +18,9 @@ from minisae.backend import Array, namespace
 from minisae.errors import InputError
 from minisae.sae import batch_topk
 from minisae.streams import generator
-from toy_models import saes
-from toy_models.absorption import cosines, orthonormal
 from toy_models.data import Batch, Data, Draw, check_density
+from toy_models.experiments import saes
+from toy_models.experiments.absorption import cosines, orthonormal
 from toy_models.models import Params
 
 N_FEAT, DENSITY = 5, 0.4

@@ -11,7 +11,8 @@ from minisae.optim import adam_init, adam_step
 from minisae.sae import VARIANTS, batch_topk, relu, topk
 from minisae.streams import generator
 from minisae.verify import check_gradients
-from toy_models import data, models, saes
+from toy_models import data, models
+from toy_models.experiments import saes
 
 INSTANCES, N, N_FEAT, D_IN, D_SAE = 3, 13, 7, 5, 11
 D = np.random.default_rng(1).standard_normal((N_FEAT, D_IN)).astype(np.float32)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.streams import generator
-from toy_models import correlation, data, geometry, models, train
+from toy_models import data, geometry, models, train
+from toy_models.experiments import correlation
 from toy_models.models import Config
 
 

@@ -9,9 +9,10 @@ feature: two latents share one and another lies between two, which resampling do
 from collections.abc import Sequence
 
 from minisae.sae import relu
-from toy_models import data, exact, models, saes, train
+from toy_models import data, exact, models, train
+from toy_models.experiments import saes
+from toy_models.experiments.saes import Resampling, Trained
 from toy_models.models import Params
-from toy_models.saes import Resampling, Trained
 
 TOY = models.Config(n_feat=5, n_hid=2)
 DENSITY = 0.025
@@ -43,14 +44,13 @@ def recover(
 ) -> Trained:
     """Train autoencoders on the hidden activations of one toy.
 
-    ARENA trains 20,000 steps on batches of 1024 from :func:`toy_models.saes.untied_start`, with Adam at 1e-3, and
-    resamples every 2500 steps what has not fired for 500. The true features are the columns of ``params["W"][0]``.
+    ARENA trains 20,000 steps on batches of 1024 from :func:`saes.untied_start`, with Adam at 1e-3, and resamples every 2500 steps what has not fired for 500. The true features are the columns of ``params["W"][0]``.
 
     Parameters
     ----------
     params : of the :func:`toy`
     how : ``"arena_simple"``, ``"arena_advanced"``, or ``None`` for no resampling
-    instances, steps, batch_size, snapshots, seed : as in :func:`toy_models.saes.train`
+    instances, steps, batch_size, snapshots, seed : as in :func:`toy_models.experiments.saes.train`
     """
     features = data.independent(DENSITY, n_feat=TOY.n_feat)
     return saes.train(

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from minisae.errors import InputError
-from toy_models import branches, data, exact, models, phase, theory, train
+from toy_models import data, exact, models, theory, train
+from toy_models.experiments import branches, phase
 
 IGN, SUP, DED = theory.IGNORED, theory.SUPERPOSED, theory.DEDICATED
 POINTS = {  # (p, r): what the exact loss says, of a reference made apart from this code

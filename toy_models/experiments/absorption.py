@@ -22,8 +22,9 @@ from minisae.errors import InputError
 from minisae.ops import dense
 from minisae.sae import relu
 from minisae.streams import generator
-from toy_models import data, saes
+from toy_models import data
 from toy_models.data import Data
+from toy_models.experiments import saes
 
 DENSITY, GIVEN, OTHERS = 0.25, 0.2, (0.05, 0.05)
 """p, q, and the densities of two features that have nothing to do with either (Chanin et al. 2024)."""

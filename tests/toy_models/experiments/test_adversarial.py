@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.streams import generator
-from toy_models import adversarial, data, geometry, models, train
+from toy_models import data, geometry, models, train
+from toy_models.experiments import adversarial
 from toy_models.models import Config
 
 LINEAR = Config(2, 2, output="identity")

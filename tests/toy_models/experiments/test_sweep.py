@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from minisae.errors import InputError
-from toy_models import data, exact, geometry, sweep, train
+from toy_models import data, exact, geometry, train
+from toy_models.experiments import sweep
 from toy_models.models import Config
 from toy_models.recognise import summary
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisae.errors import InputError
-from toy_models import computation, data, models, train
+from toy_models import data, models, train
+from toy_models.experiments import computation
 from toy_models.models import Config
 
 ABS = (np.array([[2.0, 0], [-0.5, 0], [0, 1], [0, -4]]), np.array([[0.5, 2, 0, 0], [0, 0, 1, 0.25]]))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from minisae.errors import InputError
 from minisae.sae import batch_topk
 from toy_models import data
-from toy_models import sparse_but_wrong as wrong
-from toy_models.absorption import orthonormal
+from toy_models.experiments import sparse_but_wrong as wrong
+from toy_models.experiments.absorption import orthonormal
 
 D = orthonormal(5, 13, np.random.default_rng(0))
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.sae import relu
-from toy_models import absorption, data, saes
+from toy_models import data
+from toy_models.experiments import absorption, saes
 
 CASES = list(absorption.CASES)
 BOTH = CASES.index("parent + child")

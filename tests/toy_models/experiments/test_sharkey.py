@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from minisae.errors import InputError
 from minisae.synthetic import random_dictionary
-from toy_models import data, sharkey
+from toy_models import data
+from toy_models.experiments import sharkey
 
 
 def test_densities_by_hand():

@@ -20,8 +20,8 @@ from minisae.errors import InputError
 from minisae.sae import relu
 from minisae.streams import generator
 from minisae.synthetic import random_dictionary
-from toy_models import saes
 from toy_models.data import Batch, Data, Draw
+from toy_models.experiments import saes
 
 
 def densities(n_feat: int, active: float, *, decay: float = 0.99) -> np.ndarray:

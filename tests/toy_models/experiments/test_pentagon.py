@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from toy_models import data, pentagon, saes
+from toy_models import data
+from toy_models.experiments import pentagon, saes
 
 
 def test_a_short_run():
