@@ -3,8 +3,8 @@
 The floor is counted from what a step cannot avoid, at the speeds of a matrix product and of a copy measured in the
 same run. With n rows, widths d = d_in and F = d_sae:
 
-    relu   five products, 10 n d F operations (forward two, backward three), and Adam's traffic
-    topk   the encoder's product, 2 n d F; four passes over k rows of length d for each of the n; and Adam's traffic
+    without k   five products, 10 n d F operations (forward two, backward three), and Adam's traffic
+    with k      the encoder's product, 2 n d F; four passes over k rows of length d for each of the n; and the same
 
 Adam reads parameter, gradient and two moments and writes three of them back: seven numbers for each of 2 d F weights.
 On a device times come from CUDA events; the figure is the median over the steps after a warm-up, inputs rotated.
@@ -80,19 +80,24 @@ def ceilings(size: Size, backend: str, repeats: int) -> tuple[float, float]:
     return 2 * size.n * size.d_in * size.d_sae / product, 2 * old.nbytes / copy
 
 
+def has_k(name: str) -> bool:
+    """Return whether a row of this variant has a number of active latents that is set beforehand."""
+    return "k" in VARIANTS[name].Config._fields
+
+
 def floor(name: str, size: Size, speed: tuple[float, float]) -> float:
     """Return the seconds below which no step of this variant can be, at the measured speeds."""
     product = 2 * size.n * size.d_in * size.d_sae
     item = np.dtype(size.dtype).itemsize
     optimiser = 7 * 2 * size.d_in * size.d_sae * item
-    if name in ("topk", "batch_topk"):
+    if has_k(name):
         return product / speed[0] + (optimiser + 4 * size.n * size.k * size.d_in * item) / speed[1]
     return 5 * product / speed[0] + optimiser / speed[1]
 
 
 def step_times(name: str, size: Size, backend: str, repeats: int) -> tuple[list[float], dict[str, float]]:
     """Return the seconds of each step, and how often a step fell back to a formula for want of a kernel."""
-    cfg = VARIANTS[name].Config(size.d_in, size.d_sae, **({} if name == "relu" else {"k": size.k}))
+    cfg = VARIANTS[name].Config(size.d_in, size.d_sae, **({"k": size.k} if has_k(name) else {}))
     recipe = Recipe(steps=1_000_000, batch_size=size.n, dtype=size.dtype, init_rows=size.n, log_every=1_000_000)
     rows = np.random.default_rng(1).standard_normal((INPUTS * size.n, size.d_in), dtype=np.float32)  # (rows, d_in)
     run = start(array_source(rows), name, cfg, recipe, backend=backend)

@@ -15,10 +15,11 @@ import numpy as np
 
 from minisae.backend import resolve, to_device, to_host
 from minisae.cache import array_source
+from minisae.conventions import SWITCHES
 from minisae.errors import InputError
 from minisae.ops import fallbacks, reference_ops
 from minisae.recipe import Recipe
-from minisae.sae import variant
+from minisae.sae import VARIANTS, variant
 from minisae.train import start, step
 
 D_IN, D_SAE, BATCH, STEPS = 31, 97, 41, 5
@@ -36,23 +37,34 @@ class Case(NamedTuple):
     recipe: dict[str, Any]
 
 
-CASES = {
-    "relu": Case("relu", {"l1": 0.3}, {}),
-    "relu, free decoder": Case("relu", {"l1": 0.3, "l1_weight": "decoder_norm", "decoder": "free"}, {"clip": 0.5}),
-    "relu, ghost gradients": Case(
-        "relu", {"l1": 5.0}, {"ghost": True, "dead_after": BATCH, "ema": 0.9, "input_scale": "mean_norm"}
-    ),
-    "topk": Case("topk", {"k": 7}, {"clip": 1.0, "order": "clip-project-step-normalise"}),
-    "topk, auxk": Case("topk", {"k": 3, "k_aux": 11}, {"dead_after": BATCH, "k_start": 17, "k_anneal": 4}),
-    "topk, auxk reaching everything": Case(
-        "topk",
-        {"k": 3, "auxk_normaliser": "residual_variance", "auxk_reach": "everything", "reduction": "mean"},
-        {"dead_after": BATCH, "order": "normalise-project-clip-step", "input_scale": "mean_square"},
-    ),
-    "batch_topk, auxk": Case(
-        "batch_topk", {"k": 2.6, "k_aux": 11}, {"dead_after": BATCH, "k_start": 17, "k_anneal": 4, "ema": 0.9}
-    ),
-}
+RECIPES: tuple[dict[str, Any], ...] = (
+    {"clip": 1.0},
+    {"ghost": True, "ema": 0.9, "input_scale": "mean_norm"},
+    {"clip": 0.5, "input_scale": "mean_square"},
+)
+"""What goes with the first, second and third values of the switches."""
+WARMUP, ANNEALING = {"sparsity_warmup": 4}, {"k_start": 17, "k_anneal": 4}
+
+
+def cases() -> dict[str, Case]:
+    """Return three cases for each variant: all switches at their first value, at their second, at their third.
+
+    A switch with two values begins again. So every value of every switch is in some case.
+    """
+    found = {}
+    for name, module in VARIANTS.items():
+        fields = module.Config._fields
+        own = (WARMUP if "l1" in fields else {}) | (ANNEALING if "k" in fields else {})
+        k = {"k": 2.6 if getattr(module, "FRACTIONAL_K", False) else 3} if "k" in fields else {}
+        for i, (recipe, which) in enumerate(zip(RECIPES, ("first", "second", "third"), strict=True)):
+            values = {switch: known.values[i % len(known.values)] for switch, known in SWITCHES.items()}
+            options = k | {switch: value for switch, value in values.items() if switch in fields}
+            recipe = {"dead_after": BATCH, "order": values["order"], **recipe, **own}
+            found[f"{name}, {which} values"] = Case(name, options, recipe)
+    return found
+
+
+CASES = cases()
 
 
 def train(case: Case, *, backend: str, dtype: str, reference: bool, steps: int = STEPS) -> dict[str, np.ndarray]:

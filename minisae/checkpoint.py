@@ -43,9 +43,8 @@ class SAE(NamedTuple):
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
-        size = getattr(self.cfg, "k", None)
-        own = f"l1={self.cfg.l1:g}" if size is None else f"k={size}"
-        return f"SAE({self.variant}, {self.cfg.d_in} → {self.cfg.d_sae}, {own})"
+        own = "".join(f", {name}={getattr(self.cfg, name):g}" for name in ("k", "l1") if hasattr(self.cfg, name))
+        return f"SAE({self.variant}, {self.cfg.d_in} → {self.cfg.d_sae}{own})"
 
     def encode(self, x: Array, *, sparse: bool = False) -> Code:
         """Return the code of rows ``x (n, d_in)``: an array ``(n, d_sae)``, or with ``sparse`` a ``SparseCode``.
@@ -120,13 +119,16 @@ def load(path: str | Path) -> SAE:
     return SAE(*saelens.read(path))
 
 
-def fold_input_scale(params: Mapping[str, Array], scale: float) -> dict[str, Array]:
-    """Return parameters for raw activations from parameters for activations that were multiplied by ``scale``.
+def fold_input_scale(name: str, cfg: Any, params: Mapping[str, Array], scale: float) -> tuple[Any, dict[str, Array]]:
+    """Return configuration and parameters for raw activations, from those for activations multiplied by ``scale``.
 
+    What is in the units of the activations (biases, a threshold, a penalty λ) is named in the variant's ``UNITS``.
     Decoder rows keep their norm; codes come out in raw units, ``1/scale`` of what they were in training.
     """
-    raw = ("b_enc", "b_dec", "threshold")
-    return {key: p / scale if key in raw else p.copy(order="K") for key, p in params.items()}
+    units = variant(name).UNITS
+    options = {key: getattr(cfg, key) / scale**power for key, power in units.items() if key in cfg._fields}
+    arrays = {key: p / scale ** units[key] if key in units else p.copy(order="K") for key, p in params.items()}
+    return cfg._replace(**options), arrays
 
 
 def write_run(path: Path, info: Mapping[str, Any], *arrays: Mapping[str, np.ndarray]) -> None:

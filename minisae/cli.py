@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minisae import commands, console
 from minisae.console import Parser, command
@@ -38,8 +37,12 @@ def _demo(part: Parser) -> None:
     part.add_argument("--out", type=Path, default=Path("minisae-demo"), help="folder to write (default %(default)s)")
 
 
-def _default(variant: str, name: str) -> Any:
-    return VARIANTS[variant].Config._field_defaults[name]
+def _own(option: str, says: str) -> str:
+    """Return the help on an option that some variants have: whose it is, what it says, its default in each."""
+    defaults = {name: VARIANTS[name].Config._field_defaults[option] for name in commands.owners(option)}
+    same = len(set(defaults.values())) == 1
+    default = next(iter(defaults.values())) if same else ", ".join(f"{k} {v}" for k, v in defaults.items())
+    return f"{', '.join(defaults)}: {says} (default {default})"
 
 
 def number(text: str) -> int | float:
@@ -54,10 +57,10 @@ def _train(part: Parser) -> None:
     part.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     part.add_argument("--variant", choices=tuple(VARIANTS), default="topk", help="(default %(default)s)")
     part.add_argument("--d-sae", type=int, required=True, help="number of latents")
-    k = f"topk, batch_topk: active latents per row, batch_topk also a fraction (default {_default('topk', 'k')})"
-    part.add_argument("--k", type=number, help=k)
-    l1 = f"relu: weight λ of the L1 penalty, in the units of the activations (default {_default('relu', 'l1')})"
-    part.add_argument("--l1", type=float, help=l1)
+    fractional = ", ".join(name for name, module in VARIANTS.items() if getattr(module, "FRACTIONAL_K", False))
+    part.add_argument("--k", type=number, help=_own("k", f"active latents per row, {fractional} also a fraction"))
+    l1 = "weight λ of the L1 penalty, in the units of the activations"
+    part.add_argument("--l1", type=float, help=_own("l1", l1))
     part.add_argument("--steps", type=int, required=True, help="optimiser steps")
     for name, kind in (("batch_size", int), ("lr", float), ("seed", int)):
         flag = f"--{name.replace('_', '-')}"

@@ -102,11 +102,10 @@ def train_(options: Options) -> Result:
 def refuse_other_options(options: Options, chosen: Mapping[str, Any]) -> None:
     """Refuse options of another variant, and ``--set`` names (the keys of ``chosen``) that nobody knows."""
     fields = VARIANTS[options.variant].Config._fields
-    own = next(name for name in OWN if name in fields)
+    own = " and ".join(f"--{name}" for name in OWN if name in fields) or "neither"
     for name in OWN:
         if getattr(options, name) is not None and name not in fields:
-            owners = " and ".join(v for v, module in VARIANTS.items() if name in module.Config._fields)
-            raise InputError(f"--{name} belongs to {owners}; {options.variant} takes --{own}")
+            raise InputError(f"--{name} belongs to {' and '.join(owners(name))}; {options.variant} takes {own}")
     settable = [name for name in (*fields, *Recipe._fields) if name not in ("d_in", *FLAGS)]
     for name in chosen:
         if name in FLAGS:
@@ -115,6 +114,11 @@ def refuse_other_options(options: Options, chosen: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(name, settable, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}? " if close else ""
             raise InputError(f"--set: no option {name} for {options.variant}; {hint}minisae info options lists them")
+
+
+def owners(option: str) -> list[str]:
+    """Return the variants that have this option."""
+    return [name for name, module in VARIANTS.items() if option in module.Config._fields]
 
 
 def _finished_step(options: Options) -> int | None:

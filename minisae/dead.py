@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array, backend_of, namespace, to_device, to_host
-from minisae.ops import dense, normalise_rows, row_norms
+from minisae.ops import normalise_rows, row_norms
 from minisae.optim import AdamState
 
 Params = dict[str, Array]
@@ -27,7 +27,7 @@ class Resampler(NamedTuple):
     needs_rows: bool
     """Whether new directions are rows of data, drawn with probability ∝ loss²; else they are random."""
     penalty: bool
-    """Whether the loss of a row has the L1 penalty in it."""
+    """Whether the loss of a row has the penalty on the code in it."""
     centred: bool
     """Whether ``b_dec`` is subtracted from the row."""
     mean_alive: bool
@@ -51,9 +51,10 @@ def count_idle(idle: Array, fired: Array, rows: int) -> Array:
 
 
 def row_losses(variant: Any, params: Params, x: Array, cfg: Any, *, penalty: bool) -> Array:
-    """Return the loss of each row ``(n,)`` on the host: squared error as the configuration reduces it, plus L1.
+    """Return the loss of each row ``(n,)`` on the host: squared error as the configuration reduces it, plus a penalty.
 
-    The L1 term is added if ``penalty`` is asked and the variant has one. ``x`` is ``(n, d_in)``, on either side.
+    That is added if ``penalty`` is asked and the variant has one (its ``row_penalty``). ``x`` is ``(n, d_in)``, on
+    either side.
     """
     x = to_device(x, backend_of(params["W_dec"]))  # (n, d_in)
     f = variant.encode(params, x, cfg)  # (n, d_sae)
@@ -61,9 +62,8 @@ def row_losses(variant: Any, params: Params, x: Array, cfg: Any, *, penalty: boo
     loss = (error * error).sum(axis=1)  # (n,)
     if cfg.reduction == "mean":
         loss = loss / cfg.d_in  # (n,)
-    if penalty and hasattr(cfg, "l1"):
-        weight = row_norms(params["W_dec"]) if cfg.l1_weight == "decoder_norm" else 1.0
-        loss = loss + cfg.l1 * (dense(f) * weight).sum(axis=1)  # (n,)
+    if penalty and hasattr(variant, "row_penalty"):
+        loss = loss + variant.row_penalty(params, f, cfg)  # (n,)
     return to_host(loss)
 
 

@@ -125,10 +125,9 @@ def finished(run: Run, *, metadata: Mapping[str, Any]) -> SAE:
 
     A penalty λ is in the units of the activations, so it is scaled along.
     """
-    params = fold_input_scale(run.params | run.average, run.scale)
+    cfg, params = fold_input_scale(run.variant, run.cfg, run.params | run.average, run.scale)
     if run.average and run.cfg.decoder == "unit":
         normalise_rows(params["W_dec"])  # an average of unit rows is a little shorter
-    cfg = run.cfg._replace(l1=run.cfg.l1 / run.scale) if hasattr(run.cfg, "l1") else run.cfg
     return SAE(run.variant, cfg, params, dict(metadata))
 
 
@@ -185,9 +184,9 @@ def train(
     Parameters
     ----------
     data : array ``(n, d_in)``, the path of an activation cache, or anything with ``d_in``, ``rows`` and ``batches``
-    variant : ``"relu"``, ``"topk"`` or ``"batch_topk"``
+    variant : a name of :data:`minisae.sae.VARIANTS`
     d_sae, steps, batch_size, lr, seed : dictionary size and the recipe's first numbers
-    k, l1 : the variant's own number
+    k, l1 : active latents a row, or weight of the L1 penalty: what a variant has of them
     options : any further field of the variant's ``Config`` or of :class:`~minisae.recipe.Recipe`, by name
     backend : ``"numpy"``, ``"cupy"``, ``"auto"``; ``None`` reads ``MINISAE_BACKEND``
     out : folder for checkpoints, records and the result

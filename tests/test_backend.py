@@ -22,9 +22,9 @@ from minisae.runs import finished, load_run, save_run
 from minisae.sae import VARIANTS
 from minisae.train import fit, start, step
 from tests.costume import no_sync, recorded
+from tests.sae.cases import cases_of, config, every_case, first_options, switches
 
 D_IN, D_SAE, BATCH, STEPS = 7, 23, 13, 5
-BASE = {"relu": {"l1": 0.4}, "topk": {"k": 3, "k_aux": 5}, "batch_topk": {"k": 2.6, "k_aux": 5}}
 RECIPES = {
     "plain": {},
     "clip": {"clip": 0.1},
@@ -37,23 +37,19 @@ RECIPES = {
     **{f"dtype {dtype}": {"dtype": dtype} for dtype in DTYPES},
     "all": {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"},
 }
-OWN = {
-    "relu": {"sparsity_warmup": 3},
-    "topk": {"k_start": 11, "k_anneal": 4},
-    "batch_topk": {"k_start": 11, "k_anneal": 4},
-}
-"""What only one variant's recipe has."""
 
 
 def cases():
-    """Every value of every switch of every variant, and every part of the recipe."""
-    for name, module in VARIANTS.items():
-        for field in module.Config._fields:
-            for value in SWITCHES[field].values if field in SWITCHES else ():
-                yield pytest.param(name, {field: value}, {}, id=f"{name}-{field}-{value}")
+    """Every case of every variant, every value of every switch, and every part of the recipe."""
+    for name in VARIANTS:
+        options = first_options(name)
+        for field, values in switches(name).items():
+            for value in values:
+                yield pytest.param(name, options | {field: value}, {}, id=f"{name}-{field}-{value}")
         for label, recipe in RECIPES.items():
-            yield pytest.param(name, {}, recipe, id=f"{name}-{label}")
-        yield pytest.param(name, {}, RECIPES["all"] | OWN.get(name, {}), id=f"{name}-own")
+            yield pytest.param(name, options, recipe, id=f"{name}-{label}")
+        for label, case in cases_of(name).items():
+            yield pytest.param(name, case.options, RECIPES["all"] | case.recipe, id=f"{name}-case {label}")
 
 
 def source():
@@ -61,7 +57,7 @@ def source():
 
 
 def started(variant, options, recipe, on):
-    cfg = VARIANTS[variant].Config(D_IN, D_SAE, **{**BASE.get(variant, {}), **options})
+    cfg = config(variant, options, D_IN, D_SAE)
     settings = {"steps": STEPS, "batch_size": BATCH, "dead_after": BATCH, "init_rows": 29, "log_every": 2, "lr": 0.05}
     with reference_ops():  # parameters are drawn on the host, where a twin would run
         run = start(source(), variant, cfg, Recipe(**{**settings, **recipe}), backend=on)
@@ -109,17 +105,18 @@ DECLARED |= {"resample", "row_losses", "_drawn", "pick_rows"}
 """Functions at whose lines training may wait: logging, checkpoint, resampling."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "case"), every_case())
 @pytest.mark.parametrize("how", ["none", *dead.RESAMPLERS])
-def test_fit_with_each_resampler(variant, how):
+def test_fit_with_each_resampler(variant, case, how):
     recipe = {"steps": 11, "resample": how, "resample_every": 3, "resample_after": BATCH, "resample_rows": 53}
     ends = {}
     for on in ("numpy", "costume"):
         records = []
         with reference_ops(), recorded() as seen:
             run = fit(
-                started(variant, {}, recipe, on), source(), hooks=[lambda run, record, to=records: to.append(record)]
-            )
+                started(variant, case.options, recipe | case.recipe, on), source(),
+                hooks=[lambda run, record, to=records: to.append(record)],
+            )  # fmt: skip
         ends[on] = held(run, {}), records, run.resampled
     assert_same(ends["costume"][0], ends["numpy"][0])
     assert ends["costume"][1] == ends["numpy"][1]
@@ -131,7 +128,7 @@ def test_fit_with_each_resampler(variant, how):
 
 def test_fit_waits_once_a_number_and_log():
     with recorded() as seen:
-        fit(started("topk", {}, {"steps": 4, "log_every": 2, "save_every": 100}, "costume"), source())
+        fit(started("topk", {"k": 3}, {"steps": 4, "log_every": 2, "save_every": 100}, "costume"), source())
     copies = [event for event in seen if event.what.startswith("asarray")]
     reads = [event.what for event in seen if event not in copies and "(train.py" in event.where]
     # Twice: the step latched as bad; loss, mse, auxk, l0, r2 and dead. At the end: whether all is finite.
@@ -151,13 +148,13 @@ def test_fallbacks_are_counted_on_a_device_only():
     assert fallbacks["weight_slope"] == 2 * STEPS
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_trained_autoencoder_moves_between_backends(variant, tmp_path):
+@pytest.mark.parametrize(("variant", "case"), every_case())
+def test_a_trained_autoencoder_moves_between_backends(variant, case, tmp_path):
     x = np.random.default_rng(5).standard_normal((17, D_IN)).astype("f")
     results = {}
     for on in ("numpy", "costume"):
         with reference_ops():
-            run = fit(started(variant, {}, {"input_scale": "mean_norm"}, on), source())
+            run = fit(started(variant, case.options, {"input_scale": "mean_norm"} | case.recipe, on), source())
             sae = finished(run, metadata={})
             sae.save(tmp_path / on)
             f = sae.encode(x)  # (n, d_sae)
@@ -177,11 +174,11 @@ def test_a_trained_autoencoder_moves_between_backends(variant, tmp_path):
     assert host["W_enc"].T.flags.c_contiguous, "W_enc is no longer feature-major"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_several_instances_at_once(variant):
+@pytest.mark.parametrize(("variant", "case"), every_case())
+def test_several_instances_at_once(variant, case):
     """A leading instance axis: every formula again, on both kinds of array."""
     module, rng = VARIANTS[variant], np.random.default_rng(2)
-    cfg = module.Config(D_IN, D_SAE, **BASE.get(variant, {}))
+    cfg = config(variant, case.options, D_IN, D_SAE)
     each = [module.init(cfg, rng) for _ in range(2)]
     dead = rng.random((2, D_SAE)) < 0.3
     x = rng.standard_normal((2, BATCH, D_IN)).astype("f")
@@ -212,10 +209,11 @@ def test_the_language_model():
     assert_same(ends[1], ends[0])
 
 
-def test_a_checkpoint_resumes_on_a_device(tmp_path):
+@pytest.mark.parametrize(("variant", "case"), every_case())
+def test_a_checkpoint_resumes_on_a_device(variant, case, tmp_path):
     with reference_ops():
-        whole = fit(started("topk", {}, {"steps": 7, "ema": 0.7}, "costume"), source())
-        halted = started("topk", {}, {"steps": 7, "ema": 0.7}, "costume")
+        whole = fit(started(variant, case.options, case.recipe | {"steps": 7, "ema": 0.7}, "costume"), source())
+        halted = started(variant, case.options, case.recipe | {"steps": 7, "ema": 0.7}, "costume")
         seen = []
         halted = fit(halted, source(), stop=lambda: len(seen) > 3 or seen.append(1))
         save_run(halted, tmp_path, source={})

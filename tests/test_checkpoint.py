@@ -12,23 +12,20 @@ from minisae.checkpoint import fold_input_scale, read_run, write_run
 from minisae.errors import InputError
 from minisae.interop import files
 from minisae.ops import SparseCode, dense
-from minisae.sae import VARIANTS, batch_topk, relu, topk
-from tests.helpers import perturbed
+from minisae.sae import VARIANTS
+from tests.sae.cases import Case, config, every_case, lived_in
 
 
-def make(name="topk"):
-    variant = VARIANTS[name]
-    cfg = {"relu": relu.Config(5, 13, 0.5), "topk": topk.Config(5, 13, 3), "batch_topk": batch_topk.Config(5, 13, 1.8)}[
-        name
-    ]
+def make(name="topk", case=Case({"k": 3})):  # noqa: B008
     rng = np.random.default_rng(0)
-    params = {key: p.astype(np.float32) for key, p in perturbed(variant, cfg, rng).items()}
-    return minisae.SAE(name, cfg, params, {"hook_name": "blocks.1"}), rng.standard_normal((7, 5))
+    cfg, x = config(name, case.options), rng.standard_normal((7, 5))
+    params = {key: p.astype(np.float32) for key, p in lived_in(name, cfg, rng, x).items()}
+    return minisae.SAE(name, cfg, params, {"hook_name": "blocks.1"}), x
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_save_and_load(name, tmp_path):
-    sae, x = make(name)
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_save_and_load(name, case, tmp_path):
+    sae, x = make(name, case)
     sae.save(tmp_path / "sae")
     again = minisae.load(tmp_path / "sae")
     assert (again.variant, again.cfg, again.metadata) == (sae.variant, sae.cfg, sae.metadata)
@@ -95,8 +92,15 @@ def test_saving_into_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_one_line_says_what_it_is():
     assert repr(make()[0]) == "SAE(topk, 5 → 13, k=3)"
-    assert repr(make("relu")[0]) == "SAE(relu, 5 → 13, l1=0.5)"
-    assert repr(make("batch_topk")[0]) == "SAE(batch_topk, 5 → 13, k=1.8)"
+    assert repr(make("relu", Case({"l1": 0.5}))[0]) == "SAE(relu, 5 → 13, l1=0.5)"
+    assert repr(make("batch_topk", Case({"k": 1.8}))[0]) == "SAE(batch_topk, 5 → 13, k=1.8)"
+
+
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_one_line_begins_with_name_and_sizes(name, case):
+    line = repr(make(name, case)[0])
+    assert line.startswith(f"SAE({name}, 5 → 13")
+    assert "\n" not in line
 
 
 def test_half_precision_weights_compute_in_single(tmp_path):
@@ -186,18 +190,38 @@ def test_no_folder_is_one_line(tmp_path):
         minisae.load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_fold_input_scale_is_exact_in_function(name):
-    sae, x = make(name)
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_fold_input_scale_is_exact_in_function(name, case):
+    sae, x = make(name, case)
     params = {key: p.astype(np.float64) for key, p in sae.params.items()}
-    if name == "batch_topk":
-        params["threshold"][...] = 2.5
+    for key in getattr(VARIANTS[name], "STATE", ()):
+        params[key] *= 3  # as rows of this size would have left it
     scaled = dense(VARIANTS[name].encode(params, x * 3, sae.cfg))
     assert scaled.any()
-    folded = fold_input_scale(params, 3.0)
-    np.testing.assert_allclose(dense(VARIANTS[name].encode(folded, x, sae.cfg)), scaled / 3, rtol=1e-12)
+    cfg, folded = fold_input_scale(name, sae.cfg, params, 3.0)
+    units = VARIANTS[name].UNITS
+    assert units.keys() <= {*VARIANTS[name].SHAPES, *cfg._fields}
+    raw = {key: old / 3.0 ** units[key] if key in units else old for key, old in sae.cfg._asdict().items()}
+    assert cfg._asdict() == raw
+    np.testing.assert_allclose(dense(VARIANTS[name].encode(folded, x, cfg)), scaled / 3, rtol=1e-12)
     back = VARIANTS[name].decode(params, scaled) / 3
     np.testing.assert_allclose(VARIANTS[name].decode(folded, scaled / 3), back, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_every_loss_term_has_the_unit_of_the_squared_error_or_none(name, case):
+    """In other units of the activations all terms change by one factor, or a λ among the options was left behind."""
+    sae, x = make(name, case)
+    variant, dead = VARIANTS[name], np.arange(13) % 3 == 0
+    params = {key: p.astype(np.float64) for key, p in sae.params.items()}
+    values = []
+    for rows, cfg, own in ((x * 3, sae.cfg, params), (x, *fold_input_scale(name, sae.cfg, params, 3.0))):
+        terms = variant.objective(own, variant.forward(own, rows, cfg, dead=dead)[0], rows, cfg, dead=dead)
+        values.append({key: float(term.value) for key, term in terms.items()})
+    for key, value in values[0].items():
+        assert value > 0, key
+        unitless = getattr(cfg, f"{key}_normaliser", "none") != "none"
+        assert values[1][key] == pytest.approx(value / (1 if unitless else 9)), key
 
 
 class Killed(BaseException):

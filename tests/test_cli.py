@@ -20,6 +20,7 @@ from minisae.interop import files
 from minisae.recipe import Recipe
 from minisae.sae import VARIANTS
 from tests.language import small_model, small_texts, text_cache
+from tests.sae.cases import config, every_case, first_options
 
 N, D = 997, 13
 RNG = np.random.default_rng(0)
@@ -174,6 +175,16 @@ def strict(text):
     return json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
+def test_help_says_whose_an_option_is(run):
+    out = " ".join(run("train", "--help")[1].split())
+    assert commands.owners("l1")[0] == "relu"
+    assert commands.owners("k")[:2] == ["topk", "batch_topk"]
+    for flag in ("k", "l1"):
+        default = VARIANTS[commands.owners(flag)[0]].Config._field_defaults[flag]
+        assert f"{', '.join(commands.owners(flag))}: " in out
+        assert f"(default {default})" in out
+
+
 def test_info_options_lists_every_option(run):
     _, out, _ = run("info", "options")
     words = out.split()
@@ -193,15 +204,44 @@ def test_info_options_lists_every_option(run):
     assert "minisae info options" in " ".join(run("train", "--help")[1].split())
 
 
-def test_every_listed_value_is_taken(cache, tmp_path, run):
+@pytest.fixture
+def said(run):
+    """Turn options of a variant or of the recipe into words, with the flag that ``info options`` lists for them."""
+    listed = strict(run("info", "options", "--json")[1])
+
+    def said_(options, title):
+        for name, value in options.items():
+            flag = (listed[title] if name in listed[title] else listed["recipe"])[name]["flag"]
+            yield from (flag, value) if flag else ("--set", f"{name}={value}")
+
+    return said_
+
+
+def test_every_listed_value_is_taken(cache, tmp_path, run, said):
     listed = strict(run("info", "options", "--json")[1])
     for title, options in listed.items():
         variant = ["--d-sae", "37", "--steps", "1", *(["--variant", title] if title in VARIANTS else [])]
+        first = first_options(title) if title in VARIANTS else {}
         for name, option in options.items():
             for value in option["values"] or []:
-                words = [option["flag"], value] if option["flag"] else ["--set", f"{name}={value}"]
                 out = tmp_path / f"{title} {name} {value}"
+                words = said(first | {name: value}, title)
                 assert run("train", cache, "--out", out, *variant, *words)[0] == 0, out
+                if title in VARIANTS:
+                    assert getattr(minisae.load(out).cfg, name) == value
+
+
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_every_case_is_trained_by_what_is_said(name, case, cache, tmp_path, run, said):
+    words = ["train", cache, "--out", tmp_path / "run", "--variant", name, "--d-sae", "37", "--steps", "5"]
+    assert run(*words, *said(case.options | case.recipe, name))[0] == 0
+    known = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert known["cfg"] == config(name, case.options, D, 37)._asdict()
+    assert known["recipe"].items() >= case.recipe.items()
+    _, out, _ = run("info", tmp_path / "run")
+    assert VARIANTS[name].SOURCE in out
+    status, out, _ = run("eval", tmp_path / "run", "--cache", cache, "--json")
+    assert (status, json.loads(out)["cfg"]) == (0, known["cfg"])
 
 
 def test_json_has_no_nan(run, monkeypatch):
@@ -234,10 +274,13 @@ USE = [
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "2.5"], ["k: expected a whole number", "2.5"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--k", "41"], ["k: expected at most d_sae = 37, got 41"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--steps", "0"], ["steps", "at least 1", "0"]),
-    (["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"], ["--l1 belongs to relu; topk takes --k"]),
+    (
+        ["train", "CACHE", "--out", "RUN", *SETTINGS, "--l1", "1"],
+        [f"--l1 belongs to {' and '.join(commands.owners('l1'))}; topk takes --k"],
+    ),
     (
         ["train", "CACHE", "--out", "RUN", *SETTINGS, "--variant", "relu"],
-        ["--k belongs to topk and batch_topk; relu takes --l1"],
+        [f"--k belongs to {' and '.join(commands.owners('k'))}; relu takes --l1"],
     ),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "dead_aftr=3", "clip=1"], ["did you mean dead_after"]),
     (

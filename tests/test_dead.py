@@ -5,8 +5,9 @@ import pytest
 
 from minisae import dead
 from minisae.optim import AdamState
-from minisae.sae import relu
+from minisae.sae import VARIANTS, relu
 from tests.helpers import perturbed
+from tests.sae.cases import config, every_case, first_options
 
 CFG = relu.Config(5, 13, l1=0.3)
 DEAD = np.isin(np.arange(13), (2, 7, 8))
@@ -87,6 +88,29 @@ def test_row_losses_add_up_to_the_objective(reduction, weight):
     whole = dead.row_losses(relu, params, x, cfg, penalty=True)
     np.testing.assert_allclose(whole.mean(), terms["mse"].value + terms["l1"].value)
     np.testing.assert_allclose(dead.row_losses(relu, params, x, cfg, penalty=False).mean(), terms["mse"].value)
+
+
+PENALISED = [p for p in every_case() if hasattr(VARIANTS[p.values[0]], "row_penalty")]
+
+
+@pytest.mark.parametrize(("name", "case"), PENALISED)
+def test_a_penalty_of_rows_is_the_objectives_in_the_mean(name, case):
+    rng, variant, cfg = np.random.default_rng(5), VARIANTS[name], config(name, case.options)
+    params, x = perturbed(variant, cfg, rng), rng.standard_normal((101, 5))
+    out, _ = variant.forward(params, x, cfg)
+    terms = variant.objective(params, out, x, cfg)
+    rows = variant.row_penalty(params, out.f, cfg)
+    assert rows.shape == (101,)
+    np.testing.assert_allclose(rows.mean(), sum(term.value for key, term in terms.items() if key != "mse"))
+
+
+def test_every_variant_with_a_penalty_says_what_a_row_pays():
+    """A term beside the squared error that looks at the code alone is a penalty, which resampling must know."""
+    for name, module in VARIANTS.items():
+        cfg, rng = config(name, first_options(name)), np.random.default_rng(6)
+        params, x = perturbed(module, cfg, rng), rng.standard_normal((7, 5))
+        terms = module.objective(params, module.forward(params, x, cfg)[0], x, cfg)
+        assert hasattr(module, "row_penalty") == any("f" in term.slopes for term in terms.values()), name
 
 
 def test_nothing_happens_when_nothing_is_dead():

@@ -1,5 +1,6 @@
 """Runs on disk: killed anywhere and resumed, the same bits; what does not fit is one line."""
 
+import itertools
 import json
 import os
 import random
@@ -15,12 +16,19 @@ import pytest
 import minisae
 from minisae.errors import InputError
 from minisae.runs import job, read_records
+from minisae.sae import VARIANTS
+from tests.sae.cases import every_case
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((997, 17)).astype(np.float32)
 SETTINGS = {"variant": "topk", "d_sae": 61, "k": 3, "steps": 60, "batch_size": 101, "seed": 5, "lr": 5e-3}
 OPTIONS = {"save_every": 7, "log_every": 5, "dead_after": 500, "ema": 0.9, "resample": "bricken", "resample_every": 20,
            "resample_after": 300, "resample_rows": 500, "input_scale": "mean_norm", "clip": 1.0}  # fmt: skip
+CHANGES = [
+    {"variant": name, "k": None, "options": OPTIONS | case.options | case.recipe}
+    for name, case in (p.values for p in every_case())
+]
+"""The same for every case of every variant."""
 
 
 def contents(folder):
@@ -44,9 +52,9 @@ def test_two_runs_leave_the_same_bytes(tmp_path):
     ("change", "after"),
     [
         *(({}, after) for after in (0, 1, 23, 35, 59)),
-        *(({"variant": "batch_topk", "k": k}, after) for k, after in ((1.8, 0), (2.6, 1), (3, 23), (3.4, 59))),
+        *zip(CHANGES, itertools.cycle((0, 1, 3, 23, 35, 59))),
     ],
-    ids=str,
+    ids=[*("topk",) * 5, *(p.id for p in every_case())],
 )
 def test_stopped_and_resumed_leaves_the_same_bytes(change, after, tmp_path):
     train(tmp_path / "whole", **change)
@@ -169,7 +177,7 @@ def test_bf16_arrays_are_taken():
 def test_unknown_options_are_named():
     with pytest.raises(InputError, match="option speed: topk has none of that name; expected some of d_in, d_sae, k"):
         job(5, variant="topk", d_sae=7, options={"steps": 3, "speed": 9})
-    with pytest.raises(InputError, match="variant: expected one of relu, topk, batch_topk, got 'vanilla'"):
+    with pytest.raises(InputError, match=f"variant: expected one of {', '.join(VARIANTS)}, got 'vanilla'"):
         job(5, variant="vanilla", d_sae=7, options={"steps": 3})
     with pytest.raises(InputError, match=r"k: expected at most d_sae = 7, got 8$"):
         job(5, variant="topk", d_sae=7, options={"steps": 3, "k": 8})

@@ -23,5 +23,5 @@ def test_anneal_ends_where_it_should():
 
 
 def test_unknown_shape():
-    with pytest.raises(InputError, match="lr_decay: expected one of constant, .*, quarter_cosine, got 'step'"):
+    with pytest.raises(InputError, match=r"lr_decay: expected one of constant, .*, quarter_cosine, got 'step'"):
         decay(0, total=1, start=0, shape="step")

@@ -1,5 +1,6 @@
 """Every comment like ``# (n, d_sae)`` is true, and in the numerical modules every array assignment has one."""
 
+import itertools
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from minisae.sae import VARIANTS
 from minisae.train import fit, start, step
 from minisae.verify import check_gradients
 from tests.cache.helpers import small_cache
+from tests.sae.cases import cases_of, config, first_options
 from tests.shapecheck import Trace
 
 ROOT = Path(minisae.__file__).parent
@@ -35,24 +37,8 @@ UNCOMMENTED = {
 }
 """Assignments without a comment, with the reason."""
 
-D_IN, D_SAE, N, STEPS = 7, 23, 13, 3
-OPTIONS = {
-    "relu": ({"l1_weight": "decoder_norm", "decoder": "free"}, {}),
-    "topk": (
-        {"k": 3, "auxk_reach": "everything", "auxk_normaliser": "residual_variance"},
-        {"k": 2, "relu": "before", "auxk_reach": "decoder", "auxk_normaliser": "input_variance"},
-    ),
-    "batch_topk": (
-        {"k": 1.8, "auxk_reach": "everything", "auxk_normaliser": "residual_variance"},
-        {"k": 2, "threshold_rule": "from_first", "auxk_reach": "decoder"},
-    ),
-}
+D_IN, D_SAE, N, STEPS = 7, 23, 13, 5
 RECIPE = {"clip": 0.1, "ema": 0.7, "ghost": True, "input_scale": "mean_norm"}
-OWN = {
-    "relu": {"sparsity_warmup": 2},
-    "topk": {"k_start": 5, "k_anneal": 2},
-    "batch_topk": {"k_start": 5, "k_anneal": 2},
-}
 
 
 def rows(n=101, d_in=D_IN, seed=0):
@@ -60,34 +46,36 @@ def rows(n=101, d_in=D_IN, seed=0):
 
 
 def training():
-    """Whole runs of every variant, with and without twins, with every resampler."""
-    for name, choices in OPTIONS.items():
-        for options, how in zip((*choices, *choices), ("none", *RESAMPLERS), strict=False):
+    """Whole runs of every case of every variant, with and without twins, with every resampler."""
+    hows = itertools.cycle(("none", *RESAMPLERS))
+    for name in VARIANTS:
+        for case in cases_of(name).values():
             for reference in (True, False):
                 recipe = Recipe(
-                    steps=STEPS, batch_size=N, dead_after=N, init_rows=29, log_every=1, resample=how, resample_every=2,
-                    resample_after=1, resample_rows=31, **RECIPE, **OWN[name],
+                    steps=STEPS, batch_size=N, dead_after=N, init_rows=29, log_every=1, resample=next(hows),
+                    resample_every=2, resample_after=1, resample_rows=31, **RECIPE | case.recipe,
                 )  # fmt: skip
                 with reference_ops() if reference else nullcontext():
-                    run = start(array_source(rows()), name, VARIANTS[name].Config(D_IN, D_SAE, **options), recipe)
+                    run = start(array_source(rows()), name, config(name, case.options, D_IN, D_SAE), recipe)
                     run.params["b_enc"][:3] = -9
                     fit(run, array_source(rows()))
 
 
 def sparse_training():
-    """Wide enough for codes to be sparse, in the twins."""
-    for name, options in (("relu", {}), ("topk", {"k": 2}), ("batch_topk", {"k": 1.8})):
-        recipe = Recipe(steps=STEPS, batch_size=N, dead_after=N, init_rows=29)
-        run = start(array_source(rows()), name, VARIANTS[name].Config(D_IN, 211, **options), recipe)
-        run.params["b_enc"][...] = np.where(np.arange(211) % 3, -9, -2) if name == "relu" else 0
-        fit(run, array_source(rows()))
+    """Wide enough for codes to be sparse, in the twins; also where nearly every pre-activation is negative."""
+    for name in VARIANTS:
+        for b_enc in (0, np.where(np.arange(211) % 3, -9, -2)):
+            recipe = Recipe(steps=STEPS, batch_size=N, dead_after=N, init_rows=29)
+            run = start(array_source(rows()), name, config(name, first_options(name), D_IN, 211), recipe)
+            run.params["b_enc"][...] = b_enc
+            fit(run, array_source(rows()))
     top_k(np.rint(rows(N, 211)), 5)  # with ties
     batch_top_k(np.rint(rows(N, 211)), 67)
 
 
 def gradients():
     for name, module in VARIANTS.items():
-        cfg = module.Config(2, 3, **({} if name == "relu" else {"k": 2}))
+        cfg = config(name, first_options(name), 2, 11)
         params = module.init(cfg, np.random.default_rng(1), sample=rows(5, 2), dtype=np.float64)
         x = rows(5, 2).astype(np.float64)
 
@@ -101,8 +89,8 @@ def gradients():
 
 
 def saving(folder):
-    for name in ("topk", "batch_topk"):
-        cfg = VARIANTS[name].Config(D_IN, D_SAE, k=3)
+    for name, module in VARIANTS.items():
+        cfg = config(name, first_options(name), D_IN, D_SAE)
         run = fit(start(array_source(rows()), name, cfg, Recipe(steps=2, batch_size=N)), array_source(rows()))
         save_run(run, folder / "run", source={})
         load_run(folder / "run")
@@ -110,9 +98,10 @@ def saving(folder):
         sae.save(folder / name)
         saelens.read(folder / name)
         sae.decode(sae.encode(rows(N)))
-    low = VARIANTS["batch_topk"].calibrated(sae.params, rows(N), cfg)
-    with reference_ops():
-        VARIANTS["batch_topk"].encode(low, rows(N), cfg)
+        with reference_ops():
+            module.encode(sae.params, rows(N), cfg)
+            if hasattr(module, "calibrated"):
+                module.calibrated(sae.params, rows(N), cfg)
 
 
 def truth():
@@ -231,12 +220,11 @@ def test_nearly_every_comment_was_reached(trace):
 def test_letters_hold_across_the_calls_of_a_step():
     """Within a step n, d_in and d_sae mean one thing wherever they are written outside the operations."""
     outside = [path for path in FILES if place(path).partition("/")[0] in ("sae", "losses.py", "train.py")]
-    for name, choices in OPTIONS.items():
-        for options in choices:
-            cfg = VARIANTS[name].Config(D_IN, D_SAE, **options)
-            run = start(
-                array_source(rows()), name, cfg, Recipe(steps=STEPS, batch_size=N, dead_after=1, log_every=1, **RECIPE)
-            )
+    for name in VARIANTS:
+        for case in cases_of(name).values():
+            cfg = config(name, case.options, D_IN, D_SAE)
+            recipe = Recipe(steps=STEPS, batch_size=N, dead_after=1, log_every=1, **RECIPE | case.recipe)
+            run = start(array_source(rows()), name, cfg, recipe)
             for reference in (True, False):
                 with (
                     reference_ops() if reference else nullcontext(),

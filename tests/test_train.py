@@ -8,8 +8,9 @@ import pytest
 from minisae.errors import InputError
 from minisae.recipe import Recipe
 from minisae.runs import finished
-from minisae.sae import batch_topk, relu, topk
+from minisae.sae import VARIANTS, relu, topk
 from tests.helpers import ArraySource
+from tests.sae.cases import config, every_case
 
 # ``minisae.train`` the function hides the module of the same name.
 t = importlib.import_module("minisae.train")
@@ -17,9 +18,7 @@ X = np.random.default_rng(0).standard_normal((211, 5)).astype(np.float32)
 
 
 def trained(name="topk", cfg=None, *, steps=40, **recipe):
-    cfg = cfg or {"topk": topk.Config, "batch_topk": batch_topk.Config, "relu": relu.Config}[name](
-        5, 13, 0.1 if name == "relu" else 2
-    )
+    cfg = cfg or topk.Config(5, 13, 2)
     source = ArraySource(recipe.pop("x", X))
     run = t.start(source, name, cfg, Recipe(steps=steps, batch_size=31, lr=1e-2, init_rows=211, log_every=10, **recipe))
     records = []
@@ -27,11 +26,14 @@ def trained(name="topk", cfg=None, *, steps=40, **recipe):
     return run, records
 
 
-@pytest.mark.parametrize("name", ["relu", "topk", "batch_topk"])
-def test_loss_falls_and_rows_stay_unit(name):
-    run, records = trained(name, steps=200)
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_loss_falls_and_rows_stay_unit(name, case):
+    run, records = trained(name, config(name, case.options), steps=200)
     assert records[-1]["loss"] < 0.7 * records[0]["loss"]
-    np.testing.assert_allclose(np.linalg.norm(run.params["W_dec"], axis=1), 1, rtol=1e-5)
+    if run.cfg.decoder == "unit":
+        np.testing.assert_allclose(np.linalg.norm(run.params["W_dec"], axis=1), 1, rtol=1e-5)
+    else:
+        assert not np.allclose(np.linalg.norm(run.params["W_dec"], axis=1), 1, rtol=1e-3)
     assert run.params["W_enc"].T.flags.c_contiguous
     assert all(p.dtype == np.float32 for p in run.params.values())
 
@@ -117,14 +119,26 @@ def test_ema_is_what_is_kept():
 
 
 @pytest.mark.parametrize("how", ["mean_norm", "mean_square"])
-def test_input_scale_is_folded_out(how):
-    """Training on 40 x with a scale is training on x: the saved autoencoder reconstructs 40 x as well."""
-    for name in ("relu", "topk", "batch_topk"):
-        plain = finished(trained(name, input_scale=how)[0], metadata={})
-        large = finished(trained(name, input_scale=how, x=X * 40)[0], metadata={})
-        x_hat = plain.decode(plain.encode(X))
-        np.testing.assert_allclose(large.decode(large.encode(X * 40)), 40 * x_hat, rtol=1e-3, atol=1e-2)
-        np.testing.assert_allclose(np.linalg.norm(large.params["W_dec"], axis=1), 1, rtol=1e-5)
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_input_scale_is_folded_out(name, case, how):
+    """Training on 64 x with a scale is training on x: the saved autoencoder is the same in other units."""
+    cfg = config(name, case.options)
+    plain = finished(trained(name, cfg, input_scale=how, **case.recipe)[0], metadata={})
+    large = finished(trained(name, cfg, input_scale=how, **case.recipe, x=X * 64)[0], metadata={})
+    f, x_hat = plain.encode(X), plain.decode(plain.encode(X))
+    assert f.any()
+    np.testing.assert_allclose(large.encode(X * 64), 64 * f, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(large.decode(large.encode(X * 64)), 64 * x_hat, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(large.params["W_dec"], plain.params["W_dec"], rtol=1e-5, atol=1e-7)
+    for option, power in VARIANTS[name].UNITS.items():
+        if option in cfg._fields:
+            assert getattr(large.cfg, option) == pytest.approx(getattr(plain.cfg, option) * 64**power)
+
+
+@pytest.mark.parametrize("how", ["mean_norm", "mean_square"])
+def test_input_scale(how):
+    run, _ = trained(input_scale=how)
+    assert run.scale == pytest.approx(t.input_scale(X, how))
     squares = (X.astype(np.float64) ** 2).sum(axis=1)
     assert t.input_scale(X, "mean_square") == pytest.approx(1 / np.sqrt(squares.mean()))
     assert t.input_scale(X, "mean_norm") == pytest.approx(np.sqrt(5) / np.sqrt(squares).mean())
@@ -140,25 +154,18 @@ def test_k_anneals():
     assert records[-1]["l0"] <= 2
 
 
-def test_a_fractional_k_anneals_to_itself():
-    source, cfg = ArraySource(X), batch_topk.Config(5, 13, 1.8)
-    run = t.start(source, "batch_topk", cfg, Recipe(steps=40, batch_size=31, k_start=8, k_anneal=20))
-    found = [t.now(run._replace(step=step))[0].k for step in (0, 10, 20, 39)]
-    assert found == pytest.approx([8, 4.9, 1.8, 1.8])
-    _, records = trained("batch_topk", cfg, k_start=8, k_anneal=20)
-    assert records[0]["l0"] > 3
-    assert records[-1]["l0"] == pytest.approx(56 / 31)
-
-
-def test_state_is_neither_optimised_nor_averaged():
-    run, _ = trained("batch_topk", ema=0.9)
-    assert run.adam.m.keys() == run.adam.v.keys() == run.average.keys() == topk.SHAPES.keys()
-    threshold = run.params["threshold"]
-    assert threshold[0] > 0
-    assert (threshold == threshold[0]).all()
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_parameters_are_optimised_and_averaged_and_state_is_neither(name, case):
+    run, _ = trained(name, config(name, case.options), ema=0.9, **case.recipe)
+    begun = t.start(ArraySource(X), name, run.cfg, run.recipe)
+    state = set(getattr(VARIANTS[name], "STATE", ()))
+    assert run.adam.m.keys() == run.adam.v.keys() == run.average.keys() == VARIANTS[name].SHAPES.keys() - state
     kept = finished(run, metadata={})
-    np.testing.assert_array_equal(kept.params["threshold"], threshold)
-    np.testing.assert_array_equal(kept.params["W_enc"], run.average["W_enc"])
+    free = kept.params.keys() - ({"W_dec"} if run.cfg.decoder == "unit" else set())
+    for key in free:
+        np.testing.assert_array_equal(kept.params[key], (run.params if key in state else run.average)[key])
+    for key, p in run.params.items():
+        assert not np.array_equal(p, begun.params[key]), f"{key} did not move"
 
 
 @pytest.mark.parametrize("how", ["bricken", "arena_simple", "arena_advanced"])

@@ -1,11 +1,10 @@
 """SAELens 6 folders: ``cfg.json`` and ``sae_weights.safetensors`` (sae-lens 6.54).
 
-    minisae      SAELens architecture     parameters, in both: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec
-    relu         standard
-    topk         topk                     with rescale_acts_by_decoder_norm = false
-    batch_topk   jumprelu                 and threshold (d_sae,), as SAELens saves what it trains as batchtopk
-
-What SAELens has no name for stands in ``metadata.minisae``: the variant and its whole configuration.
+Names and orientation of the parameters are the same: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec. A variant
+that SAELens has says so in its module: ``SAELENS`` names the architecture, ``to_saelens(cfg)`` gives the fields of
+``cfg.json`` that are its own, ``from_saelens(fields)`` its options from them. One that SAELens does not have is written
+with an architecture that SAELens refuses by name (``minisae.NAME``). What SAELens has no name for stands in
+``metadata.minisae``: the variant and its whole configuration.
 """
 
 import json
@@ -23,31 +22,29 @@ from minisae.interop.files import read_json, write_atomically
 from minisae.sae import VARIANTS, variant
 from minisae.sae.linear import feature_major
 
-ARCHITECTURES = {"relu": "standard", "topk": "topk", "batch_topk": "jumprelu"}
-"""What each variant is saved as."""
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
 """The version whose format is written; a folder that names none is old to SAELens, which then drops its metadata."""
 
 
 def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
-    """Write an autoencoder as a folder that SAELens loads; files are replaced whole or not at all."""
+    """Write a folder that SAELens loads, if it has the variant; files are replaced whole or not at all."""
     path.mkdir(parents=True, exist_ok=True)
     arrays = {key: np.ascontiguousarray(to_host(p)) for key, p in params.items()}
     fields: dict[str, Any] = {
         "sae_lens_version": VERSION,
-        "architecture": ARCHITECTURES[name],
+        "architecture": f"minisae.{name}",
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
         "dtype": str(arrays["W_dec"].dtype),
         "device": "cpu",
-        "apply_b_dec_to_input": cfg.subtract_b_dec,
+        "apply_b_dec_to_input": getattr(cfg, "subtract_b_dec", False),
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {**metadata, "minisae": {"variant": name, "cfg": cfg._asdict()}},
     }
-    if name == "topk":
-        fields |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
+    if hasattr(variant(name), "to_saelens"):
+        fields |= variant(name).to_saelens(cfg)
     write_atomically(path / WEIGHTS, safetensors.numpy.save(arrays))
     write_atomically(path / CONFIG, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
 
@@ -69,37 +66,23 @@ def read(path: Path) -> tuple[str, Any, dict[str, np.ndarray], dict[str, Any]]:
     if ours is not None and not (isinstance(ours, dict) and isinstance(ours.get("cfg"), dict) and "variant" in ours):
         raise InputError(f"{path / CONFIG}: expected metadata.minisae with variant and cfg, got {ours!r:.60}")
     metadata = {key: value for key, value in metadata.items() if key != "minisae"}
-    name = ours["variant"] if ours else _variant_of(fields, path)
-    cfg = config_from(name, ours["cfg"] if ours else _options_of(fields, name), path / CONFIG)
+    name, options = (ours["variant"], ours["cfg"]) if ours else _theirs(fields, path)
+    cfg = config_from(name, options, path / CONFIG)
     return name, cfg, read_params(path / WEIGHTS, name, cfg), metadata
 
 
-def _variant_of(fields: Mapping[str, Any], path: Path) -> str:
-    names = {theirs: name for name, theirs in ARCHITECTURES.items()}
-    architecture = fields.get("architecture")
-    if architecture not in names or (architecture == "jumprelu" and not _trained_as_batchtopk(fields)):
-        known = "standard or topk, or jumprelu trained as batchtopk"
-        raise InputError(f"{path / CONFIG}: expected architecture {known}, got {architecture!r}")
+def _theirs(fields: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the variant and its options of a folder that SAELens wrote: the first in ``VARIANTS`` that takes it."""
+    known = {name: module for name, module in VARIANTS.items() if hasattr(module, "from_saelens")}
+    found = {name: own for name, module in known.items() if (own := module.from_saelens(fields)) is not None}
+    if not found:
+        names = ", ".join(module.SAELENS for module in known.values())
+        raise InputError(f"{path / CONFIG}: expected architecture {names}; got {fields.get('architecture')!r}")
     if fields.get("rescale_acts_by_decoder_norm") or fields.get("normalize_activations", "none") != "none":
         raise InputError(f"{path / CONFIG}: run-time rescaling or normalisation of activations is not read yet")
-    return names[architecture]
-
-
-def _trained_as_batchtopk(fields: Mapping[str, Any]) -> bool:
-    metadata = fields.get("metadata") or {}
-    details = metadata.get("training_architecture_details")
-    return metadata.get("training_architecture") == "batchtopk" and isinstance(details, dict)
-
-
-def _options_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
-    options = {"d_in": fields.get("d_in"), "d_sae": fields.get("d_sae"), "decoder": "free"}
-    options["subtract_b_dec"] = fields.get("apply_b_dec_to_input", True)
-    if name == "topk":
-        options["k"] = fields.get("k")
-    if name == "batch_topk":
-        options |= {"k": fields["metadata"]["training_architecture_details"].get("k")}
-        options |= {"k_rounding": "down", "threshold_rule": "from_zero"}
-    return options
+    name, own = next(iter(found.items()))
+    shared = {"d_in": fields.get("d_in"), "d_sae": fields.get("d_sae"), "decoder": "free"}
+    return name, {**shared, "subtract_b_dec": fields.get("apply_b_dec_to_input", True), **own}
 
 
 def config_from(name: str, options: Mapping[str, Any], source: object) -> Any:

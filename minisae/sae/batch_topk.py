@@ -20,7 +20,8 @@ first m (θ = −1) encode is plain ReLU, as in both libraries. :func:`calibrate
 Letters: n rows, d_in, d_sae, k.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,9 @@ from minisae.sae import auxk, linear
 
 SOURCE = "Bussmann, Leask and Nanda 2024, BatchTopK Sparse Autoencoders, arXiv:2412.06410"
 SHAPES = linear.SHAPES | {"threshold": ("d_sae",)}
+UNITS = linear.UNITS | {"threshold": 1}
+SAELENS = "jumprelu trained as batchtopk"
+"""The architecture that SAELens 6 has for it: a threshold for each latent, once it is trained."""
 STATE = ("threshold",)
 """What stands beside the parameters and is not trained; :func:`after_step` moves it."""
 FRACTIONAL_K = True
@@ -164,3 +168,21 @@ def calibrated(params: Params, x: Array, cfg: Config) -> Params:
     middle = pair[:1] + (pair[1:] - pair[:1]) / 2  # (1,)
     middle = xp.where(middle < pair[1:], middle, pair[:1])  # (1,), neighbouring numbers have none between them
     return params | {"threshold": xp.zeros_like(like) + middle}
+
+
+def to_saelens(cfg: Config) -> dict[str, Any]:
+    """Return the fields of SAELens' ``cfg.json`` that are this variant's own."""
+    return {"architecture": "jumprelu"}
+
+
+def from_saelens(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return this variant's own options from SAELens' ``cfg.json``, or ``None`` if it is of another variant.
+
+    A ``jumprelu`` is this variant where its metadata say that it was trained as ``batchtopk``, and with which k.
+    """
+    metadata = fields.get("metadata") or {}
+    details = metadata.get("training_architecture_details")
+    trained_so = fields.get("architecture") == "jumprelu" and metadata.get("training_architecture") == "batchtopk"
+    if not trained_so or not isinstance(details, dict):
+        return None
+    return {"k": details.get("k"), "k_rounding": "down", "threshold_rule": "from_zero"}

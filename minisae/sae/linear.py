@@ -20,6 +20,8 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "W_dec": ("d_sae", "d_in"),
     "b_dec": ("d_in",),
 }
+UNITS = {"b_enc": 1, "b_dec": 1}
+"""Parameters, state and options that are in the units of the activations, each with its power; the rest has no unit."""
 
 
 def feature_major(W_enc: Array) -> Array:

@@ -9,16 +9,20 @@ The error is summed over d_in. Decoder rows are kept at unit norm, or the penalt
 (``decoder="free", l1_weight="decoder_norm"``: Anthropic, April 2024 update). Letters: n rows, d_in, d_sae.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from minisae import losses
 from minisae.backend import Array, namespace
 from minisae.conventions import check_number
-from minisae.ops import Code, add_code, code_slope, fired, relu
+from minisae.ops import Code, add_code, code_slope, dense, fired, relu, row_norms
 from minisae.sae import linear
 
 SOURCE = "Bricken et al. 2023, Towards Monosemanticity, transformer-circuits.pub/2023/monosemantic-features"
 SHAPES = linear.SHAPES
+UNITS = linear.UNITS | {"l1": 1}
+SAELENS = "standard"
+"""The architecture that SAELens 6 has for it."""
 init = linear.init
 decode = linear.reconstruct
 Params = linear.Params
@@ -100,6 +104,22 @@ def objective(
         "mse": losses.mse(out.x_hat, y, reduction=cfg.reduction),
         "l1": losses.l1(out.f, coefficient=cfg.l1 * sparsity, W_dec=W_dec),
     }
+
+
+def row_penalty(params: Params, f: Code, cfg: Config) -> Array:
+    """Return what the penalty adds to the loss of each row ``(n,)``; the mean over rows is the objective's ``l1``."""
+    weight = row_norms(params["W_dec"]) if cfg.l1_weight == "decoder_norm" else 1.0
+    return cfg.l1 * (dense(f) * weight).sum(axis=1)
+
+
+def to_saelens(cfg: Config) -> dict[str, Any]:
+    """Return the fields of SAELens' ``cfg.json`` that are this variant's own."""
+    return {"architecture": "standard"}
+
+
+def from_saelens(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return this variant's own options from SAELens' ``cfg.json``, or ``None`` if it is of another variant."""
+    return {} if fields.get("architecture") == "standard" else None
 
 
 def fired_latents(out: Out, cfg: Config) -> Array:

@@ -10,7 +10,8 @@ The error is summed over d_in (the paper divides by the input's variance: a cons
 norm, W_enc starts as W_decᵀ and b_dec at the geometric median (appendix A.1). Letters: n rows, d_in, d_sae, k.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from minisae.backend import Array, namespace
 from minisae.conventions import check_number
@@ -20,6 +21,9 @@ from minisae.sae import auxk, linear
 
 SOURCE = "Gao et al. 2024, Scaling and evaluating sparse autoencoders, arXiv:2406.04093"
 SHAPES = linear.SHAPES
+UNITS = linear.UNITS
+SAELENS = "topk"
+"""The architecture that SAELens 6 has for it."""
 init = linear.init
 decode = linear.reconstruct
 aux_width = auxk.aux_width
@@ -85,3 +89,13 @@ def fired_latents(out: Out, cfg: Config) -> Array:
     if cfg.relu == "after":
         return fired(out.f)
     return top_k_mask(namespace(out.pre).maximum(out.pre, 0), cfg.k).any(axis=-2)
+
+
+def to_saelens(cfg: Config) -> dict[str, Any]:
+    """Return the fields of SAELens' ``cfg.json`` that are this variant's own."""
+    return {"architecture": "topk", "k": cfg.k, "rescale_acts_by_decoder_norm": False}
+
+
+def from_saelens(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return this variant's own options from SAELens' ``cfg.json``, or ``None`` if it is of another variant."""
+    return {"k": fields.get("k")} if fields.get("architecture") == "topk" else None

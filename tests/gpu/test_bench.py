@@ -41,6 +41,14 @@ def test_the_floor():
     assert bench.floor("topk", size, (10.0, 100.0)) == pytest.approx(product / 10 + (adam + rows) / 100)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_with_k_needs_less(name):
+    size = bench.Size(n=5, d_in=3, d_sae=97, k=2, dtype="float32")
+    dense, sparse = (bench.floor(other, size, (10.0, 1e9)) for other in ("relu", "topk"))
+    assert bench.floor(name, size, (10.0, 1e9)) == (sparse if "k" in VARIANTS[name].Config._fields else dense) != 0
+    assert sparse < dense
+
+
 def test_a_size_that_makes_no_sense_is_one_line(capsys):
     assert bench.main(["--backend", "numpy", "--k", "0"]) == 2
     assert capsys.readouterr().err == "--k: expected at least 1, got 0\n"

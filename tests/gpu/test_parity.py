@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from minisae.backend import _why_no_cupy
+from minisae.conventions import SWITCHES
 from minisae.gpu import parity
 from minisae.ops import fallbacks
 from minisae.sae import VARIANTS
 from tests import costume
+from tests.sae.cases import cases_of, switches
 
 no_device = bool(_why_no_cupy())
 
@@ -21,8 +23,15 @@ def test_numpy_against_itself(capsys):
     assert all(line.endswith(" ok") for line in lines[1:])
 
 
-def test_every_variant_has_a_case():
-    assert {case.variant for case in parity.CASES.values()} == set(VARIANTS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_value_of_every_switch_is_in_a_case(name):
+    mine = [case for case in parity.CASES.values() if case.variant == name]
+    shown = {field: {case.options.get(field) for case in mine} for field in switches(name)}
+    assert shown == {field: set(values) for field, values in switches(name).items()}
+    assert {case.recipe["order"] for case in mine} == set(SWITCHES["order"].values)
+    for case in mine:
+        for option in ("sparsity_warmup", "k_anneal"):
+            assert (option in case.recipe) == any(option in other.recipe for other in cases_of(name).values())
 
 
 def test_cases_have_dead_latents_where_they_need_them():
@@ -40,19 +49,18 @@ def test_the_costume_is_bit_identical(case):
 
 
 def test_a_difference_is_reported(monkeypatch, capsys):
-    real = parity.train
+    real, chosen = parity.train, list(VARIANTS)[1]
 
     def broken(case, *, backend, dtype, reference):
         held = real(case, backend="numpy", dtype=dtype, reference=True)
-        if backend == "costume" and case.variant == "topk" and dtype == "float64":
+        if backend == "costume" and case.variant == chosen and dtype == "float64":
             held["m.b_enc"] = held["m.b_enc"] * (1 + 1e-6)
         return held
 
     monkeypatch.setattr(parity, "train", broken)
     assert not parity.compare("costume")
     bad = [line for line in capsys.readouterr().out.splitlines() if line.endswith("DIFFERS")]
-    topk = [name for name, case in parity.CASES.items() if case.variant == "topk"]
-    assert len(bad) == 2 * len(topk)
+    assert len(bad) == 2 * sum(case.variant == chosen for case in parity.CASES.values()) > 0
     assert all("m.b_enc" in line and "1.0e-06" in line for line in bad)
 
 

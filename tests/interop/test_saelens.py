@@ -1,6 +1,7 @@
 """SAELens 6 folders: what we write, SAELens computes equally; what it writes, we compute equally."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,73 +9,83 @@ import safetensors.numpy
 
 import minisae
 from minisae.errors import InputError
-from minisae.sae import VARIANTS, batch_topk, relu, topk
+from minisae.sae import VARIANTS, relu
 from tests.helpers import perturbed
+from tests.sae.cases import Case, config, every_case, lived_in, module_of
+
+KNOWN = [p for p in every_case() if hasattr(VARIANTS[p.values[0]], "to_saelens")]
+"""Cases of the variants that SAELens has."""
 
 
-def saelens_twin(fields, arrays, x):
-    """SAELens 6's own arithmetic for standard, topk and jumprelu, written out, as ``sae_lens.saes`` has them."""
+def saelens_twin(name, fields, arrays, x):
+    """SAELens 6's own arithmetic, written out, as ``sae_lens.saes`` has it; the variant's test says how it selects."""
     x = x - arrays["b_dec"] * fields["apply_b_dec_to_input"]
     pre = x @ arrays["W_enc"] + arrays["b_enc"]
-    if fields["architecture"] == "topk":
-        kept = np.zeros_like(pre)
-        order = np.argsort(-pre, axis=1)[:, : fields["k"]]
-        np.put_along_axis(kept, order, np.take_along_axis(pre, order, axis=1), axis=1)
-        pre = kept
-    f = np.maximum(pre, 0)
-    if fields["architecture"] == "jumprelu":
-        f = f * (pre > arrays["threshold"])
+    f = module_of(name).saelens_code(fields, arrays, pre)
     return f, f @ arrays["W_dec"] + arrays["b_dec"]
 
 
-def make(name):
+def make(name, case):
     rng = np.random.default_rng(0)
-    cfg = {
-        "relu": relu.Config(5, 13, 0.5, subtract_b_dec=False),
-        "topk": topk.Config(5, 13, 3),
-        "batch_topk": batch_topk.Config(5, 13, 2.6),
-    }[name]
-    params = {key: p.astype(np.float32) for key, p in perturbed(VARIANTS[name], cfg, rng).items()}
     x = rng.standard_normal((7, 5)).astype(np.float32)
-    if name == "batch_topk":
-        params = batch_topk.calibrated(params, x, cfg)
+    cfg = config(name, case.options)
+    params = {key: p.astype(np.float32) for key, p in lived_in(name, cfg, rng, x).items()}
     return minisae.SAE(name, cfg, params, {"hook_name": "blocks.0"}), x
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_folder_means_the_same_in_saelens_arithmetic(name, tmp_path):
-    sae, x = make(name)
+@pytest.mark.parametrize(("name", "case"), KNOWN)
+def test_the_folder_means_the_same_in_saelens_arithmetic(name, case, tmp_path):
+    sae, x = make(name, case)
     sae.save(tmp_path)
     fields = json.loads((tmp_path / "cfg.json").read_text())
-    f, x_hat = saelens_twin(fields, safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors"), x)
+    f, x_hat = saelens_twin(name, fields, safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors"), x)
     np.testing.assert_allclose(sae.encode(x), f, atol=1e-6)
     np.testing.assert_allclose(sae.decode(f), x_hat, atol=1e-6)
     assert 0 < np.count_nonzero(f) < f.size
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_folder_without_our_metadata_is_read(name, tmp_path):
-    sae, x = make(name)
+@pytest.mark.parametrize(("name", "case"), KNOWN)
+def test_a_folder_without_our_metadata_is_read(name, case, tmp_path):
+    sae, x = make(name, case)
     sae.save(tmp_path)
     fields = json.loads((tmp_path / "cfg.json").read_text())
-    fields["metadata"] = {"hook_name": "blocks.0"}
-    if name == "batch_topk":
-        fields["metadata"] |= {"training_architecture": "batchtopk", "training_architecture_details": {"k": 2.6}}
+    noted = getattr(module_of(name), "saelens_metadata", lambda cfg: {})(sae.cfg)
+    fields["metadata"] = {"hook_name": "blocks.0", **noted}
     (tmp_path / "cfg.json").write_text(json.dumps(fields))
     again = minisae.load(tmp_path)
     assert again.variant == name
     assert again.metadata == fields["metadata"]
     assert again.cfg.decoder == "free"
+    assert again.cfg.subtract_b_dec == sae.cfg.subtract_b_dec
     np.testing.assert_array_equal(again.encode(x), sae.encode(x))
 
 
+def test_a_variant_that_saelens_does_not_have(tmp_path, monkeypatch):
+    """Its folder names an architecture of ours, which SAELens refuses; we read it by our metadata, and only by it."""
+    own = types.ModuleType("spline")
+    vars(own).update({key: value for key, value in vars(relu).items() if "saelens" not in key.lower()})
+    monkeypatch.setitem(VARIANTS, "spline", own)
+    rng, cfg = np.random.default_rng(0), relu.Config(5, 13, 0.5)
+    sae = minisae.SAE("spline", cfg, {key: p.astype("f") for key, p in perturbed(relu, cfg, rng).items()}, {})
+    sae.save(tmp_path)
+    again, x = minisae.load(tmp_path), rng.standard_normal((7, 5))
+    assert (again.variant, again.cfg) == ("spline", cfg)
+    np.testing.assert_array_equal(again.encode(x), sae.encode(x))
+    fields = json.loads((tmp_path / "cfg.json").read_text())
+    assert fields["architecture"] == "minisae.spline"
+    del fields["metadata"]
+    (tmp_path / "cfg.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"cfg.json: expected architecture [^\n]*; got 'minisae.spline'$"):
+        minisae.load(tmp_path)
+
+
 def test_other_architectures_and_run_time_rescaling_are_refused(tmp_path):
-    make("topk")[0].save(tmp_path)
+    make("topk", Case({"k": 3}))[0].save(tmp_path)
     fields = json.loads((tmp_path / "cfg.json").read_text())
     del fields["metadata"]
     for refused in ("gated", "jumprelu"):
         (tmp_path / "cfg.json").write_text(json.dumps(fields | {"architecture": refused}))
-        with pytest.raises(InputError, match=f"or topk, or jumprelu trained as batchtopk, got '{refused}'"):
+        with pytest.raises(InputError, match=f"standard, topk, jumprelu trained as batchtopk; got '{refused}'"):
             minisae.load(tmp_path)
     (tmp_path / "cfg.json").write_text(json.dumps(fields | {"rescale_acts_by_decoder_norm": True}))
     with pytest.raises(InputError, match="run-time rescaling or normalisation of activations is not read yet"):
@@ -83,11 +94,11 @@ def test_other_architectures_and_run_time_rescaling_are_refused(tmp_path):
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", VARIANTS)
-def test_sae_lens_itself(name, tmp_path):
+@pytest.mark.parametrize(("name", "case"), KNOWN)
+def test_sae_lens_itself(name, case, tmp_path):
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra peers)")
     torch = pytest.importorskip("torch")
-    sae, x = make(name)
+    sae, x = make(name, case)
     sae.save(tmp_path / "ours")
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path / "ours"), device="cpu")
     with torch.no_grad():

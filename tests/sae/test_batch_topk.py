@@ -11,9 +11,39 @@ from minisae.evaluate import evaluate
 from minisae.losses import gather
 from minisae.ops import dense, l0
 from minisae.recipe import Recipe
+from minisae.runs import finished
 from minisae.sae import batch_topk
-from minisae.train import fit, start, step
+from minisae.train import fit, now, start, step
 from tests.helpers import ArraySource, perturbed
+from tests.sae.auxk import held_fixed
+from tests.sae.cases import Case
+
+__all__ = ["held_fixed"]
+
+CASES = {
+    "paper": Case({"k": 1.8, "k_aux": 2, "auxk": 0.3}, {"k_start": 11, "k_anneal": 4}),
+    "saelens": Case(
+        {"k": 2.6, "k_aux": 7, "auxk": 0.7, "auxk_relu": False, "auxk_few": "proportional", "decoder": "free",
+         "k_rounding": "down", "threshold_rule": "from_zero"}
+    ),
+    "dictionary_learning": Case(
+        {"k": 3, "k_aux": 5, "auxk_normaliser": "residual_variance", "threshold_rule": "from_first",
+         "threshold_decay": 0.9, "threshold_start": 2}
+    ),
+    "overcomplete": Case({"k": 2, "auxk": 0.2, "auxk_reach": "everything", "reduction": "mean"}),
+    "few latents": Case(
+        {"k": 0.6, "auxk": 0.5, "auxk_reach": "decoder", "auxk_normaliser": "input_variance", "subtract_b_dec": False}
+    ),
+    "without auxk": Case({"k": 3.4, "auxk": 0.0}),
+}  # fmt: skip
+
+
+def saelens_code(fields, arrays, pre):
+    return np.maximum(pre, 0) * (pre > arrays["threshold"])
+
+
+def saelens_metadata(cfg):
+    return {"training_architecture": "batchtopk", "training_architecture_details": {"k": cfg.k}}
 
 
 def identity_params(threshold=-1.0):
@@ -134,6 +164,30 @@ def test_only_the_training_step_moves_the_threshold():
     run, _ = step(run, x[:31])
     f = dense(first.f)
     np.testing.assert_array_equal(run.params["threshold"], np.full(13, f[f > 0].min()))
+
+
+def test_a_fractional_k_anneals_to_itself():
+    x = np.random.default_rng(0).standard_normal((211, 5)).astype(np.float32)
+    recipe = Recipe(steps=40, batch_size=31, k_start=8, k_anneal=20, lr=1e-2, init_rows=211, log_every=10)
+    run = start(ArraySource(x), "batch_topk", batch_topk.Config(5, 13, 1.8), recipe)
+    found = [now(run._replace(step=step))[0].k for step in (0, 10, 20, 39)]
+    assert found == pytest.approx([8, 4.9, 1.8, 1.8])
+    records = []
+    fit(run, ArraySource(x), hooks=[lambda run, record: records.append(record)])
+    assert records[0]["l0"] > 3
+    assert records[-1]["l0"] == pytest.approx(56 / 31)
+
+
+def test_the_trained_threshold_is_one_positive_number_that_no_average_touches():
+    x = np.random.default_rng(0).standard_normal((211, 5)).astype(np.float32)
+    recipe = Recipe(steps=40, batch_size=31, lr=1e-2, init_rows=211, ema=0.9)
+    run = fit(start(ArraySource(x), "batch_topk", batch_topk.Config(5, 13, 2), recipe), ArraySource(x))
+    threshold = run.params["threshold"]
+    assert threshold[0] > 0
+    assert (threshold == threshold[0]).all()
+    kept = finished(run, metadata={})
+    np.testing.assert_array_equal(kept.params["threshold"], threshold)
+    np.testing.assert_array_equal(kept.params["W_enc"], run.average["W_enc"])
 
 
 @pytest.mark.parametrize("n", [31, 2053])

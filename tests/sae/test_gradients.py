@@ -1,217 +1,117 @@
-"""Is the derivative right: every variant, option, output and parameter against finite differences in float64."""
+"""Is the derivative right: every variant, option, output, parameter and input by finite differences in float64."""
 
 import contextlib
-import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from minisae import losses
+from minisae.errors import InputError
 from minisae.ops import dense, reference_ops
 from minisae.recipe import Recipe
-from minisae.sae import VARIANTS, batch_topk, relu, topk
+from minisae.sae import VARIANTS
 from minisae.train import start, step
 from minisae.verify import check_gradients
 from tests.helpers import ArraySource, perturbed
+from tests.sae.cases import cases_of, config, differentiable, every_case, every_combination, switches
 
 TOLERANCE = 1e-6
-RELU_OPTIONS = list(itertools.product((True, False), ("sum", "mean"), ("plain", "decoder_norm")))
-TOPK_OPTIONS = list(
-    itertools.product(
-        (True, False),
-        ("sum", "mean"),
-        ("after", "before"),
-        ("none", "residual_variance", "input_variance"),
-        ("latents", "everything"),
-    )
-)
 
 
-BATCH_TOPK_OPTIONS = list(
-    itertools.product(
-        (True, False),
-        ("sum", "mean"),
-        ("nearest", "down"),
-        ("none", "residual_variance", "input_variance"),
-        ("latents", "everything"),
-    )
-)
-
-
-def relu_config(d_in, d_sae, options):
-    subtract, reduction, weight = options
-    return relu.Config(d_in, d_sae, l1=0.7, subtract_b_dec=subtract, reduction=reduction, l1_weight=weight)
-
-
-def topk_config(d_in, d_sae, options, k=3):
-    subtract, reduction, order, normaliser, reach = options
-    return topk.Config(
-        d_in, d_sae, k=k, k_aux=2, auxk=0.3, subtract_b_dec=subtract, reduction=reduction, relu=order,
-        auxk_normaliser=normaliser, auxk_reach=reach,
-    )  # fmt: skip
-
-
-def batch_topk_config(d_in, d_sae, options, k=1.8):
-    subtract, reduction, rounding, normaliser, reach = options
-    return batch_topk.Config(
-        d_in, d_sae, k=k, k_aux=2, auxk=0.3, subtract_b_dec=subtract, reduction=reduction, k_rounding=rounding,
-        auxk_normaliser=normaliser, auxk_reach=reach,
-    )  # fmt: skip
-
-
-def errors(variant, cfg, params, x, *, seed=0, outputs=("x_hat", "f", "pre", "aux"), with_objective=True):
-    """Check the objective plus a random slope on each of the named outputs, together."""
-    rng = np.random.default_rng(seed)
-    dead = np.arange(cfg.d_sae) % 3 == 0
+def errors(name, cfg, params, x, *, seed=0, outputs=None, with_objective=True):
+    """Check the objective plus a random slope on each of the named outputs (all of them), together."""
+    variant, rng = VARIANTS[name], np.random.default_rng(seed)
+    dead = np.broadcast_to(np.arange(cfg.d_sae) % 3 == 0, (*x.shape[:-2], cfg.d_sae))
     first, cache = variant.forward(params, x, cfg, dead=dead)
     probes = {
-        name: rng.standard_normal(dense(value).shape)
-        for name, value in first._asdict().items()
-        if name in outputs and value is not None
+        output: rng.standard_normal(dense(value).shape)
+        for output, value in first._asdict().items()
+        if value is not None and (outputs is None or output in outputs)
     }
-
-    def terms(params, out):
-        found = variant.objective(params, out, x, cfg, dead=dead) if with_objective else {}
-        if "auxk" in found and cfg.auxk_reach != "everything":  # the residual is a constant of the derivative
-            found["auxk"] = losses.aux_k(
-                out.aux, first.x_hat, x, dead.sum(), coefficient=cfg.auxk, reduction=cfg.reduction,
-                normaliser=cfg.auxk_normaliser, few=topk.aux_width(cfg) if cfg.auxk_few == "proportional" else 1,
-            )  # fmt: skip
-        return found
+    values = differentiable(name)(variant, {key: p.copy() for key, p in params.items()}, x.copy(), cfg, dead)
 
     def loss(p):
-        out, _ = variant.forward(p, x, cfg, dead=dead)
-        total = sum((dense(getattr(out, name)) * probe).sum() for name, probe in probes.items())
-        return float(total + sum(term.value for term in terms(p, out).values()))
+        out, terms = values(p, p["x"])
+        total = sum((dense(getattr(out, output)) * probe).sum() for output, probe in probes.items())
+        return float(total + sum(term.value.sum() for term in terms.values() if with_objective))
 
-    _, slopes, direct = losses.gather(terms(params, first))
-    for name, probe in probes.items():
-        slopes[name] = slopes.get(name, 0) + probe
-    grads = variant.backward(params, cache, cfg, slopes)
-    for name, slope in direct.items():
-        grads[name] = grads[name] + slope
-    return check_gradients(loss, params, grads)
+    terms = variant.objective(params, first, x, cfg, dead=dead) if with_objective else {}
+    _, slopes, direct = losses.gather(terms)
+    for output, probe in probes.items():
+        slopes[output] = slopes.get(output, 0) + probe
+    grads = variant.backward(params, cache, cfg, slopes, want_x=True)
+    for key, slope in direct.items():
+        grads[key] = grads[key] + slope
+    return check_gradients(loss, params | {"x": x}, grads)
 
 
-def assert_right(checks):
-    assert {check.name for check in checks} == {"W_enc", "b_enc", "W_dec", "b_dec"}
+def assert_right(name, checks, *, kinks=2):
+    """Every trained parameter and the input were checked, none is wrong, and nearly no entry lay at a kink."""
+    trained = VARIANTS[name].SHAPES.keys() - set(getattr(VARIANTS[name], "STATE", ()))
+    assert {check.name for check in checks} == trained | {"x"}
     assert all(check.error <= TOLERANCE for check in checks), checks
-    assert sum(check.kinks for check in checks) <= 2
+    assert sum(check.kinks for check in checks) <= kinks
 
 
-@pytest.mark.parametrize("reference", [False, True], ids=["twins", "reference"])
-@pytest.mark.parametrize("options", RELU_OPTIONS, ids=str)
-def test_relu_every_option(options, reference):
-    rng = np.random.default_rng(3)
-    cfg, x = relu_config(5, 11, options), rng.standard_normal((7, 5))
-    params = perturbed(relu, cfg, rng)
-    with reference_ops() if reference else contextlib.nullcontext():
-        assert_right(errors(relu, cfg, params, x))
-
-
-@pytest.mark.parametrize("options", TOPK_OPTIONS, ids=str)
-def test_topk_every_option(options):
+@pytest.mark.parametrize(("name", "options"), every_combination())
+def test_every_option(name, options):
     rng = np.random.default_rng(5)
-    cfg, x = topk_config(5, 11, options), rng.standard_normal((7, 5))
-    params = perturbed(topk, cfg, rng)
-    assert_right(errors(topk, cfg, params, x))
-    with reference_ops():
-        assert_right(errors(topk, cfg, params, x))
+    cfg, x = config(name, options, 3, 11), rng.standard_normal((7, 3))
+    params = perturbed(VARIANTS[name], cfg, rng)
+    for reference in (False, True):
+        with reference_ops() if reference else contextlib.nullcontext():
+            assert_right(name, errors(name, cfg, params, x))
 
 
-@pytest.mark.parametrize("options", BATCH_TOPK_OPTIONS, ids=str)
-def test_batch_topk_every_option(options):
-    rng = np.random.default_rng(5)
-    cfg, x = batch_topk_config(5, 11, options), rng.standard_normal((7, 5))
-    params = perturbed(batch_topk, cfg, rng)
-    assert_right(errors(batch_topk, cfg, params, x))
-    with reference_ops():
-        assert_right(errors(batch_topk, cfg, params, x))
-
-
-@pytest.mark.parametrize("few", ["full", "proportional"])
-@pytest.mark.parametrize("rectify", [True, False])
-@pytest.mark.parametrize("variant", [topk, batch_topk])
-def test_auxk_of_saelens(variant, rectify, few):
-    rng = np.random.default_rng(6)
-    cfg = variant.Config(5, 11, k=3, k_aux=7, auxk=0.3, auxk_relu=rectify, auxk_few=few)
-    params, x = perturbed(variant, cfg, rng), rng.standard_normal((7, 5))
-    assert_right(errors(variant, cfg, params, x))
-    with reference_ops():
-        assert_right(errors(variant, cfg, params, x))
-
-
-@pytest.mark.parametrize("output", ["x_hat", "f", "pre", "aux"])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_each_output_alone(name, output):
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_each_output_alone_and_the_objective_alone(name, case):
     rng = np.random.default_rng(7)
-    variant, x = VARIANTS[name], rng.standard_normal((7, 5))
-    cfg = variant.Config(5, 13, 0.5) if name == "relu" else variant.Config(5, 13, 2)
-    if output not in variant.Out._fields:
-        pytest.skip(f"{name} has no output {output}")
-    params = perturbed(variant, cfg, rng)
-    assert_right(errors(variant, cfg, params, x, outputs=(output,), with_objective=False))
+    cfg, x = config(name, case.options, 3, 11), rng.standard_normal((7, 3))
+    params = perturbed(VARIANTS[name], cfg, rng)
+    for output in VARIANTS[name].Out._fields:
+        assert_right(name, errors(name, cfg, params, x, outputs=(output,), with_objective=False))
+    assert_right(name, errors(name, cfg, params, x, outputs=()))
 
 
-@settings(max_examples=15)
-@given(
-    n=st.integers(1, 5), d_in=st.integers(1, 4), d_sae=st.integers(1, 7), seed=st.integers(0, 99), data=st.data()
-)  # fmt: skip
-def test_any_shape(n, d_in, d_sae, seed, data):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, d_in))
-    r = relu_config(d_in, d_sae, data.draw(st.sampled_from(RELU_OPTIONS)))
-    t = topk_config(d_in, d_sae, data.draw(st.sampled_from(TOPK_OPTIONS)), k=data.draw(st.integers(1, d_sae)))
-    k = data.draw(st.floats(0.1, d_sae))
-    b = batch_topk_config(d_in, d_sae, data.draw(st.sampled_from(BATCH_TOPK_OPTIONS)), k=k)
-    for variant, cfg in ((relu, r), (topk, t), (batch_topk, b)):
-        checks = errors(variant, cfg, perturbed(variant, cfg, rng), x, seed=seed)
-        assert all(check.error <= TOLERANCE for check in checks), checks
-        assert sum(check.kinks for check in checks) <= 2
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_after_training(name):
-    rng = np.random.default_rng(11)
-    variant, x = VARIANTS[name], rng.standard_normal((97, 5))
-    cfg = variant.Config(5, 13, 0.1) if name == "relu" else variant.Config(5, 13, 2)
-    recipe = Recipe(steps=60, batch_size=31, lr=1e-2, dtype="float64", init_rows=97, dead_after=200)
-    source = ArraySource(x)
-    run = start(source, name, cfg, recipe)
-    batches = source.batches(recipe.batch_size, seed=0)
-    for _ in range(recipe.steps):
-        run, _ = step(run, next(batches))
-    assert_right(errors(variant, cfg, run.params, x[:7]))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_slope_of_the_input(name):
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_of_several_instances(name, case):
+    """One loss over two autoencoders with rows of their own: a leading axis on everything."""
     rng = np.random.default_rng(13)
-    variant, x = VARIANTS[name], rng.standard_normal((7, 5))
-    cfg = variant.Config(5, 11, 0.5) if name == "relu" else variant.Config(5, 11, 3)
-    params = perturbed(variant, cfg, rng)
-    probe = rng.standard_normal((7, 5))
-    _, cache = variant.forward(params, x, cfg)
-    grads = variant.backward(params, cache, cfg, {"x_hat": probe}, want_x=True)
-    [check] = check_gradients(
-        lambda p: float((variant.forward(params, p["x"], cfg)[0].x_hat * probe).sum()), {"x": x}, {"x": grads["x"]}
-    )
-    assert check.error <= TOLERANCE
+    cfg, x = config(name, case.options, 3, 11), rng.standard_normal((2, 7, 3))
+    each = [perturbed(VARIANTS[name], cfg, rng) for _ in x]
+    params = {key: np.stack([p[key] for p in each]) for key in each[0]}
+    for reference in (False, True):
+        with reference_ops() if reference else contextlib.nullcontext():
+            assert_right(name, errors(name, cfg, params, x))
 
 
-@pytest.mark.parametrize("variant", [topk, batch_topk])
-def test_reach_decoder_leaves_the_encoder_alone(variant):
-    rng = np.random.default_rng(17)
-    x = rng.standard_normal((7, 5))
-    cfg = variant.Config(5, 11, 3, 2, auxk_reach="decoder")
-    params = perturbed(variant, cfg, rng)
-    _, cache = variant.forward(params, x, cfg, dead=np.arange(11) % 2 == 0)
-    grads = variant.backward(params, cache, cfg, {"aux": rng.standard_normal((7, 5))})
-    assert not grads["W_enc"].any()
-    assert not grads["b_enc"].any()
-    assert grads["W_dec"].any()
+@pytest.mark.parametrize("name", VARIANTS)
+@settings(max_examples=25)
+@given(n=st.integers(1, 5), d_in=st.integers(1, 4), d_sae=st.integers(1, 7), seed=st.integers(0, 99), data=st.data())
+def test_any_shape(name, n, d_in, d_sae, seed, data):
+    rng = np.random.default_rng(seed)
+    case = data.draw(st.sampled_from(list(cases_of(name).values())))
+    chosen = {field: data.draw(st.sampled_from(values)) for field, values in switches(name).items()}
+    try:
+        cfg = config(name, case.options | chosen, d_in, d_sae)
+    except InputError:  # more active latents than there are
+        assume(False)
+    x = rng.standard_normal((n, d_in))
+    assert_right(name, errors(name, cfg, perturbed(VARIANTS[name], cfg, rng), x, seed=seed))
+
+
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_after_training(name, case):
+    rng = np.random.default_rng(11)
+    cfg, x = config(name, case.options), rng.standard_normal((97, 5))
+    settings = {"steps": 60, "batch_size": 31, "lr": 1e-2, "dtype": "float64", "init_rows": 97, "dead_after": 200}
+    source = ArraySource(x)
+    run = start(source, name, cfg, Recipe(**settings | case.recipe))
+    for _, batch in zip(range(run.recipe.steps), source.batches(run.recipe.batch_size, seed=0), strict=False):
+        run, _ = step(run, batch)
+    assert_right(name, errors(name, cfg, run.params, x[:7]))
 
 
 def test_ghost_gradients():

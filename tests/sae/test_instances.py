@@ -7,21 +7,7 @@ from minisae.losses import gather
 from minisae.ops import dense, l0
 from minisae.sae import VARIANTS
 from tests.helpers import perturbed
-from tests.sae.test_gradients import (
-    BATCH_TOPK_OPTIONS,
-    RELU_OPTIONS,
-    TOPK_OPTIONS,
-    batch_topk_config,
-    relu_config,
-    topk_config,
-)
-
-CASES = [
-    *(("relu", relu_config(5, 11, options)) for options in RELU_OPTIONS),
-    *(("topk", topk_config(5, 11, options)) for options in TOPK_OPTIONS),
-    *(("topk", topk_config(5, 11, TOPK_OPTIONS[0])._replace(auxk_relu=False, auxk_few="proportional", k_aux=7)),),
-    *(("batch_topk", batch_topk_config(5, 11, options)) for options in BATCH_TOPK_OPTIONS),
-]
+from tests.sae.cases import config, every_case, every_combination
 
 
 def objective(variant, params, x, cfg, dead):
@@ -29,8 +15,9 @@ def objective(variant, params, x, cfg, dead):
     out, cache = variant.forward(params, x, cfg, dead=dead)
     terms = variant.objective(params, out, x, cfg, dead=dead)
     total, slopes, direct = gather(terms)
-    slopes = {name: slope + np.zeros_like(dense(getattr(out, name))) for name, slope in slopes.items()}
-    slopes["pre"] = 0.1 * np.cos(out.pre)
+    for name, a in out._asdict().items():
+        if a is not None:
+            slopes[name] = slopes.get(name, 0) + 0.1 * np.cos(dense(a))
     grads = variant.backward(params, cache, cfg, slopes, want_x=True)
     for name, slope in direct.items():
         grads[name] = grads[name] + slope
@@ -40,9 +27,9 @@ def objective(variant, params, x, cfg, dead):
     return found | {f"grad {name}": g for name, g in grads.items()} | {f"slope {name}": s for name, s in slopes.items()}
 
 
-@pytest.mark.parametrize(("name", "cfg"), CASES, ids=str)
-def test_instances_equal_separate_runs(name, cfg):
-    rng, variant = np.random.default_rng(1), VARIANTS[name]
+@pytest.mark.parametrize(("name", "options"), every_combination())
+def test_instances_equal_separate_runs(name, options):
+    rng, variant, cfg = np.random.default_rng(1), VARIANTS[name], config(name, options, 5, 11)
     several = [perturbed(variant, cfg, rng) for _ in range(3)]
     stacked = {key: np.stack([p[key] for p in several]) for key in several[0]}
     x = rng.standard_normal((3, 7, 5))
@@ -61,20 +48,23 @@ def test_instances_equal_separate_runs(name, cfg):
             dense(variant.encode(stacked, x, cfg))[i], dense(variant.encode(params, x[i], cfg))
         )
         np.testing.assert_allclose(variant.decode(stacked, together["out f"])[i], alone["out x_hat"], rtol=1e-12)
-    if cfg.k_aux if hasattr(cfg, "k_aux") else 0:
+    if "term auxk" in together:
         assert together["term auxk"][1] == 0
         assert (together["term auxk"][[0, 2]] > 0).all()
 
 
-@pytest.mark.parametrize("how", ["corrected", "from_zero", "from_first"])
-def test_each_instance_has_its_threshold(how):
-    variant, rng = VARIANTS["batch_topk"], np.random.default_rng(2)
-    cfg = variant.Config(5, 11, 1.8, threshold_rule=how)
+@pytest.mark.parametrize(("name", "case"), every_case())
+def test_each_instance_has_its_state(name, case):
+    variant, rng = VARIANTS[name], np.random.default_rng(2)
+    cfg, state = config(name, case.options, 5, 11), getattr(variant, "STATE", ())
+    assert bool(state) == hasattr(variant, "after_step")
     several = [variant.init(cfg, rng, dtype=np.float64) for _ in range(3)]
     stacked = {key: np.stack([p[key] for p in several]) for key in several[0]}
-    for step in range(4):
+    assert set(state) <= stacked.keys() == variant.SHAPES.keys()
+    for step in range(4 if state else 0):
         x = rng.standard_normal((3, 7, 5))
         variant.after_step(stacked, variant.forward(stacked, x, cfg)[0], cfg, step=step)
         for i, params in enumerate(several):
             variant.after_step(params, variant.forward(params, x[i], cfg)[0], cfg, step=step)
-            np.testing.assert_allclose(stacked["threshold"][i], params["threshold"], rtol=1e-13)
+            for key in state:
+                np.testing.assert_allclose(stacked[key][i], params[key], rtol=1e-13, err_msg=key)

@@ -10,6 +10,30 @@ from minisae.losses import gather
 from minisae.ops import dense
 from minisae.sae import topk
 from tests.helpers import perturbed
+from tests.sae.auxk import held_fixed
+from tests.sae.cases import Case
+
+__all__ = ["held_fixed"]
+
+CASES = {
+    "paper": Case({"k": 3, "k_aux": 2, "auxk": 0.3}, {"k_start": 11, "k_anneal": 4}),
+    "saelens": Case(
+        {"k": 3, "k_aux": 7, "auxk": 0.7, "auxk_relu": False, "auxk_few": "proportional", "decoder": "free"}
+    ),
+    "openai": Case({"k": 2, "k_aux": 5, "relu": "before", "auxk_normaliser": "residual_variance"}),
+    "overcomplete": Case({"k": 2, "auxk": 0.2, "auxk_reach": "everything", "reduction": "mean"}),
+    "one latent": Case(
+        {"k": 1, "auxk": 0.5, "auxk_reach": "decoder", "auxk_normaliser": "input_variance", "subtract_b_dec": False}
+    ),
+    "without auxk": Case({"k": 3, "auxk": 0.0}),
+}
+
+
+def saelens_code(fields, arrays, pre):
+    kept = np.zeros_like(pre)
+    order = np.argsort(-pre, axis=1)[:, : fields["k"]]
+    np.put_along_axis(kept, order, np.take_along_axis(pre, order, axis=1), axis=1)
+    return np.maximum(kept, 0)
 
 
 def identity_params():

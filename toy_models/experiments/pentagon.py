@@ -44,7 +44,8 @@ def recover(
 ) -> Trained:
     """Train autoencoders on the hidden activations of one toy.
 
-    ARENA trains 20,000 steps on batches of 1024 from :func:`saes.untied_start`, with Adam at 1e-3, and resamples every 2500 steps what has not fired for 500. The true features are the columns of ``params["W"][0]``.
+    ARENA trains 20,000 steps on batches of 1024 from :func:`saes.untied_start`, with Adam at 1e-3, and resamples every
+    2500 steps what has not fired for 500. The true features are the columns of ``params["W"][0]``.
 
     Parameters
     ----------
