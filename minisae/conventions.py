@@ -43,6 +43,18 @@ SWITCHES = {
         ("corrected", "from_zero", "from_first"),
         "how the running mean of the smallest kept value starts: bias-corrected, at 0, or at its first value",
     ),
+    "aux_decoder": Switch(("frozen", "trained"), "whether the gate's own reconstruction trains the decoder"),
+    "penalty": Switch(
+        ("l0", "tanh", "target_l0"),
+        "what the penalty counts: active latents, a tanh of the code, or the distance of L0 from a target",
+    ),
+    "target_of": Switch(("rows", "batch"), "whether the L0 of each row or the mean L0 of the batch has the target"),
+    "pre_act_reach": Switch(("all", "dead"), "whether the pre-activation loss counts all latents or the dead ones"),
+    "ste_reach": Switch(
+        ("threshold", "everything"),
+        "whether the step's pseudo-derivative trains the threshold alone or the encoder too",
+    ),
+    "threshold_as": Switch(("itself", "log"), "whether a trained threshold is stored as itself or as its logarithm"),
     "decoder": Switch(("unit", "free"), "whether decoder rows are kept at unit norm"),
     "order": Switch(
         ("project-clip-step-normalise", "clip-project-step-normalise", "normalise-project-clip-step"),

@@ -45,6 +45,10 @@ RESAMPLERS = {
 }
 
 
+START_AT_0 = ("b_enc", "b_mag", "r_mag")
+"""Parameters of a latent that resampling sets to 0, of those that the variant has."""
+
+
 def count_idle(idle: Array, fired: Array, rows: int) -> Array:
     """Return the rows since each latent fired ``(d_sae,)``, after ``rows`` more of which ``fired`` tells."""
     return namespace(idle).where(fired, 0, idle + rows)
@@ -82,8 +86,8 @@ def resample(
     """Give dead latents a new start, in place, and return how many there were.
 
     For each: the decoder row is a new unit direction ``u``; the encoder row is ``u · scale``, times the mean norm of
-    the alive encoder rows where the source says so; ``b_enc`` is 0; the Adam moments of what changed are reset, or
-    kept, as the source does.
+    the alive encoder rows where the source says so (tied weights have no encoder row); what is in ``START_AT_0`` is
+    0; the Adam moments of what changed are reset, or kept, as the source does.
 
     Parameters
     ----------
@@ -102,18 +106,18 @@ def resample(
     r, like = RESAMPLERS[how], params["W_dec"]
     directions = _drawn(r, variant, params, cfg, chunks, len(which), rng)  # (n_dead, d_in)
     size = r.scale if scale is None else scale
-    if r.mean_alive and not dead.all():
+    if r.mean_alive and not dead.all() and "W_enc" in params:
         size = size * float(to_host(row_norms(params["W_enc"].T))[~dead].mean())
     fresh = to_device(directions.astype(like.dtype), backend_of(like))  # (n_dead, d_in)
     where = to_device(which, backend_of(like))  # (n_dead,)
     params["W_dec"][where] = fresh
-    params["W_enc"].T[where] = fresh * size
-    params["b_enc"][where] = 0
-    if r.resets_adam:
-        for moments in (adam.m, adam.v):
-            moments["W_dec"][where] = 0
-            moments["W_enc"].T[where] = 0
-            moments["b_enc"][where] = 0
+    if "W_enc" in params:
+        params["W_enc"].T[where] = fresh * size
+    for name in set(START_AT_0) & params.keys():
+        params[name][where] = 0
+    for moments in (adam.m, adam.v) if r.resets_adam else ():
+        for name in {"W_dec", "W_enc", *START_AT_0} & moments.keys():
+            (moments[name].T if name == "W_enc" else moments[name])[where] = 0
     return len(which)
 
 
@@ -128,8 +132,8 @@ def _drawn(
 ) -> Array:
     """Return new unit directions ``(n_dead, d_in)``: a row for each dead latent, drawn on its own, or random ones."""
     if r.needs_rows:
-        b_dec = to_host(params["b_dec"])  # (d_in,)
-        shift = b_dec if r.centred else np.zeros_like(b_dec)  # (d_in,)
+        none = np.zeros(cfg.d_in, params["W_dec"].dtype)  # (d_in,)
+        shift = to_host(params["b_dec"]) if r.centred and "b_dec" in params else none  # (d_in,)
         weights = []
         for x in chunks():
             loss = row_losses(variant, params, x, cfg, penalty=r.penalty)  # (rows,)

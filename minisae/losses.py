@@ -50,25 +50,27 @@ def mse(x_hat: Array, y: Array, *, reduction: str = "sum") -> Term:
     return Term(value, {"x_hat": error}, {})
 
 
-def l1(f: Code, *, coefficient: float, W_dec: Array | None = None) -> Term:
+def l1(f: Code, *, coefficient: float | Array, W_dec: Array | None = None) -> Term:
     """Return ``λ`` times the sum of a non-negative code, mean over rows.
 
     Parameters
     ----------
     f : code ``(n, d_sae)``, not negative
-    coefficient : λ
+    coefficient : λ, or one for each instance ``(i,)``, of the code's dtype
     W_dec : with it, each latent counts with its decoder norm (Anthropic, April 2024 update)
     """
     n = f.shape[-2]
     total = column_sum(f)  # (d_sae,)
+    share = coefficient / n  # ()
+    slope = _per_instance(share)  # ()
     if W_dec is None:
-        return Term(total.sum(axis=-1) * (coefficient / n), {"f": coefficient / n}, {})
+        return Term(total.sum(axis=-1) * share, {"f": slope}, {})
     xp = namespace(W_dec)
     norms = row_norms(W_dec)  # (d_sae,)
     unit = W_dec / xp.where(norms > 0, norms, 1)[..., None]  # (d_sae, d_in)
-    value = (total * norms).sum(axis=-1) * (coefficient / n)  # ()
-    weight = norms[..., None, :] * (coefficient / n)  # (1, d_sae)
-    return Term(value, {"f": weight}, {"W_dec": (total * (coefficient / n))[..., None] * unit})
+    value = (total * norms).sum(axis=-1) * share  # ()
+    weight = norms[..., None, :] * slope  # (1, d_sae)
+    return Term(value, {"f": weight}, {"W_dec": total[..., None] * slope * unit})
 
 
 def aux_k(

@@ -49,6 +49,21 @@ def test_alive_latents_are_untouched_and_dead_ones_start_anew(how):
         assert (moments["b_dec"] == 1).all()
 
 
+@pytest.mark.parametrize(("name", "zero"), [("gated", ("b_enc", "b_mag", "r_mag")), ("tied", ("b_enc",))])
+def test_variants_with_other_parameters_start_anew(name, zero):
+    module, rng = VARIANTS[name], np.random.default_rng(8)
+    cfg, x = config(name, first_options(name)), rng.standard_normal((101, 5))
+    params = perturbed(module, cfg, rng)
+    before = {key: p.copy() for key, p in params.items()}
+    adam = AdamState(*({k: np.ones_like(p) for k, p in params.items()} for _ in range(2)), 9)
+    assert dead.resample("bricken", module, params, adam, cfg, DEAD, lambda: [x], rng) == 3
+    for key in module.SHAPES.keys() - {"b_dec"}:
+        axis = int(key == "W_enc")
+        np.testing.assert_array_equal(params[key].compress(~DEAD, axis), before[key].compress(~DEAD, axis))
+        assert not adam.m[key].compress(DEAD, axis).any()
+    assert all(not params[key][DEAD].any() for key in zero)
+
+
 def test_directions_are_inputs_as_each_source_says():
     for how, shift in (("bricken", 0), ("arena_advanced", 1)):
         _, before, params, _, x = resampled(how)

@@ -17,6 +17,24 @@ def test_l1_by_hand_plain_and_weighted():
     np.testing.assert_allclose(term.params["W_dec"], [[0.15, 0.2], [0, 0.75], [0.5, 0]])
 
 
+def test_l1_with_a_coefficient_for_each_instance_is_as_many_separate_terms():
+    rng = np.random.default_rng(2)
+    f = np.maximum(rng.standard_normal((3, 13, 7)), 0).astype(np.float32)
+    W_dec = rng.standard_normal((3, 7, 5)).astype(np.float32)
+    coefficient = np.array([0.5, 0, 3], np.float32)
+    for W in (None, W_dec):
+        together = losses.l1(f, coefficient=coefficient, W_dec=W)
+        assert together.value.shape == (3,)
+        for k, one in enumerate(coefficient):
+            alone = losses.l1(f[k], coefficient=one, W_dec=None if W is None else W[k])
+            np.testing.assert_array_equal(together.value[k], alone.value)
+            np.testing.assert_array_equal(
+                np.broadcast_to(together.slopes["f"], f.shape)[k], f[k] * 0 + alone.slopes["f"]
+            )
+            for name, slope in alone.params.items():
+                np.testing.assert_array_equal(together.params[name][k], slope, strict=True)
+
+
 def test_dense_and_sparse_codes_give_the_same_term():
     rng = np.random.default_rng(0)
     pre = rng.standard_normal((31, 67)) - 2.5

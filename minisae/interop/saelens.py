@@ -2,7 +2,8 @@
 
 Names and orientation of the parameters are the same: W_enc (d_in, d_sae), b_enc, W_dec (d_sae, d_in), b_dec. A variant
 that SAELens has says so in its module: ``SAELENS`` names the architecture, ``to_saelens(cfg)`` gives the fields of
-``cfg.json`` that are its own, ``from_saelens(fields)`` its options from them. One that SAELens does not have is written
+``cfg.json`` that are its own, ``from_saelens(fields)`` its options from them, ``SAELENS_ARRAYS`` what SAELens calls a
+parameter where that is another name. One that SAELens does not have is written
 with an architecture that SAELens refuses by name (``minisae.NAME``). What SAELens has no name for stands in
 ``metadata.minisae``: the variant and its whole configuration.
 """
@@ -30,7 +31,8 @@ VERSION = "6.54.12"
 def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata: Mapping[str, Any]) -> None:
     """Write a folder that SAELens loads, if it has the variant; files are replaced whole or not at all."""
     path.mkdir(parents=True, exist_ok=True)
-    arrays = {key: np.ascontiguousarray(to_host(p)) for key, p in params.items()}
+    theirs = array_names(name)
+    arrays = {theirs.get(key, key): np.ascontiguousarray(to_host(p)) for key, p in params.items()}
     fields: dict[str, Any] = {
         "sae_lens_version": VERSION,
         "architecture": f"minisae.{name}",
@@ -47,6 +49,11 @@ def write(path: Path, name: str, cfg: Any, params: Mapping[str, Array], metadata
         fields |= variant(name).to_saelens(cfg)
     write_atomically(path / WEIGHTS, safetensors.numpy.save(arrays))
     write_atomically(path / CONFIG, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def array_names(name: str) -> dict[str, str]:
+    """Return what SAELens calls the parameters of a variant, of those that have another name there."""
+    return getattr(variant(name), "SAELENS_ARRAYS", {})
 
 
 def read(path: Path) -> tuple[str, Any, dict[str, np.ndarray], dict[str, Any]]:
@@ -114,7 +121,8 @@ def read_params(path: Path, name: str, cfg: Any) -> dict[str, np.ndarray]:
     InputError
         If the file is missing or damaged, or an array is missing, has another shape, or is not finite.
     """
-    arrays = read_arrays(path)
+    ours = {their: key for key, their in array_names(name).items()}
+    arrays = {ours.get(key, key): a for key, a in read_arrays(path).items()}
     params = {}
     # One dtype for all; half precision is for files, not for products.
     dtype = np.result_type(np.float32, *(a for key, a in arrays.items() if key in VARIANTS[name].SHAPES))

@@ -20,9 +20,16 @@ and, where there is such a thing:
 from types import ModuleType
 
 from minisae.errors import InputError
-from minisae.sae import batch_topk, relu, topk
+from minisae.sae import batch_topk, gated, jumprelu, relu, tied, topk
 
-VARIANTS: dict[str, ModuleType] = {"relu": relu, "topk": topk, "batch_topk": batch_topk}
+VARIANTS: dict[str, ModuleType] = {
+    "relu": relu,
+    "gated": gated,
+    "tied": tied,
+    "topk": topk,
+    "batch_topk": batch_topk,
+    "jumprelu": jumprelu,
+}
 
 
 def variant(name: str) -> ModuleType:

@@ -96,9 +96,9 @@ def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *
 
 
 def objective(
-    params: Params, out: Out, y: Array, cfg: Config, *, sparsity: float = 1.0, dead: Array | None = None
+    params: Params, out: Out, y: Array, cfg: Config, *, sparsity: float | Array = 1.0, dead: Array | None = None
 ) -> dict[str, losses.Term]:
-    """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is the warm-up factor of λ."""
+    """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is a factor of λ, or one an instance."""
     W_dec = params["W_dec"] if cfg.l1_weight == "decoder_norm" else None  # (d_sae, d_in), if any
     return {
         "mse": losses.mse(out.x_hat, y, reduction=cfg.reduction),
