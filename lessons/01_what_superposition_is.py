@@ -50,7 +50,7 @@ def show(fig, name):
 # %%
 # **The features.** A feature is something that can be present in the input: a curve, a French word, a bracket that is
 # still open. Most features are absent from most inputs. The toy version: each feature is present with probability p,
-# on its own, with a strength drawn evenly from 0 to 1; absent, it is 0.
+# on its own, with a strength drawn uniformly from 0 to 1; absent, it is 0.
 #
 # In the picture a row is one input, and an absent feature is white. Look how rows go blank as p falls.
 
@@ -210,7 +210,9 @@ for y, line in zip(others, together, strict=True):
 # store in superposition.**
 #
 # With two features we need no random test rows. ``exact.batch`` returns weighted rows that stand for the whole
-# distribution: each pattern of present features, with its probability, and Gauss–Legendre points for the strengths.
+# distribution: each pattern of present features, with its probability, and Gauss–Legendre points for the strengths
+# (a *quadrature*, a weighted sum in place of an integral). Where this lesson says *exact*, it means without random
+# numbers, and up to the error of this rule: here, with 64 points, three digits are right.
 
 keep_one = {"W": np.array([[[1.0, 0.0]]]), "b": np.array([[0.0, 1.0]])}
 for p in (0.01, 0.1, 1.0):
@@ -367,10 +369,14 @@ for W in winners[p_plane < 0.1]:
 
 # %%
 # **The pentagon in numbers.** Now all importances are 1 and p = 0.05. What is the best pentagon? Minimise the exact
-# loss, starting from the pentagon that is best when exactly one feature is present. Train 16 models on random rows,
-# too, and compare.
+# loss, starting from the pentagon that is best when exactly one feature is present. (``exact.minimise`` goes downhill
+# with L-BFGS, a method that learns from past gradients how the loss curves: on weighted rows nothing is random, and it
+# runs into the minimum in some dozens of steps.) Train 16 models on random rows, too, and compare.
+#
+# The optimum is exact up to the quadrature: with seven times as many rows L changes by one in 100 000, |W_j| by 0.0003
+# and b by 0.0005. So four digits of L are right, three of |W_j|, and two of b.
 
-fine = exact.batch(0.05, n_feat=5, nodes=(256, 32, 12, 6, 3))
+fine, finer = (exact.batch(0.05, n_feat=5, nodes=n) for n in ((256, 32, 12, 6, 3), (1000, 128, 20, 6, 3)))
 W_start, b_start = polygons.polygon_params(5, 5)
 optimum, optimum_loss = exact.minimise(PLANE, {"W": W_start[None], "b": b_start[None]}, fine)
 W_best, b_best = optimum["W"][0], optimum["b"][0]
@@ -382,6 +388,12 @@ chosen = take(crowd, best(exact_loss, per=16))
 W, b = chosen["W"][0], chosen["b"][0]
 print(f"exact optimum: L {optimum_loss[0]:.7f}  |W_j| {geometry.norms(W_best).mean():.4f}  b {b_best.mean():.4f}")
 print(f"best trained:  L {exact_loss.min():.7f}  |W_j| {geometry.norms(W).mean():.4f}  b {b.mean():.4f}")
+
+more, more_loss = exact.minimise(PLANE, optimum, finer)
+assert len(finer.x[0]) > 7 * len(fine.x[0])
+assert abs(more_loss[0] / optimum_loss[0] - 1) < 2e-5
+assert np.abs(geometry.norms(more["W"][0]) - geometry.norms(W_best)).max() < 5e-4
+assert np.abs(more["b"] - b_best).max() < 7e-4
 
 assert np.ptp(geometry.norms(W_best)) < 1e-3
 assert abs(geometry.norms(W_best).mean() - 1.135) < 2e-3
@@ -452,10 +464,10 @@ np.testing.assert_allclose(geometry.dimensionality(pair["W"][0]), 0.5)
 
 # %%
 # **Which of the 16 is the best?** Their exact losses differ by less than half a per cent. Measure them on 20 000 random
-# rows instead, each on rows of its own: they seem to differ by several per cent. The same rows for all does not help
-# here: the models disagree about *which* features are neighbours, so each suffers from other rows. Those that agree get
-# the same loss: these are the darkest dots. Only the exact loss compares them all. (The same rows do tell a pentagon
-# from a cross, whose loss is twice as high.)
+# rows instead, each on rows of its own: they seem to differ by more than ten per cent. The same rows for all do not
+# help here: the models disagree about *which* features are neighbours, so each suffers from other rows. Those that
+# agree get the same loss: these are the darkest dots. Only the exact loss compares them all. (The same rows do tell a
+# pentagon from a cross, whose loss is twice as high.)
 
 own = np.array([evaluate(PLANE, take(crowd, [k]), five, rows=20_000, seed=k)[0] for k in range(16)])  # (16,)
 same = evaluate(PLANE, crowd, five, rows=20_000)  # (16,)
@@ -471,8 +483,8 @@ show(fig, "7_measured")
 
 spread = {name: float(np.ptp(losses) / losses.mean()) for name, losses in ways.items()}
 print("spread of the measured losses: " + ", ".join(f"{name} {s:.1%}" for name, s in spread.items()))
-assert spread["rows of its own"] > 0.04
-assert spread["the same rows"] > 0.04
+assert spread["rows of its own"] > 0.1
+assert spread["the same rows"] > 0.08
 assert spread["exact"] < 0.005
 kinds = [tuple((one > 0)[np.triu_indices(5, 1)].tolist()) for one in geometry.cosines(crowd["W"])]
 assert len(set(kinds)) >= 4

@@ -18,7 +18,7 @@ diagram and its simple theory). The optimum with all parameters free is worked o
 """
 
 # %%
-# Letters: ``p`` density, the probability that a feature is present; its strength is then drawn evenly from [0, 1].
+# Letters: ``p`` density, the probability that a feature is present; its strength is then drawn uniformly from [0, 1].
 # ``n_feat`` features, ``n_hid`` = n_feat − 1 dimensions. Every feature has importance 1 but the last one, the *extra*,
 # which has importance ``r``. The model is that of lesson 1, ``x_hat = max(h @ W + b, 0)`` with ``h = x @ W.T``. With
 # two features, x is the strength of the first, y that of the extra, and W = [w1, w2].
@@ -69,8 +69,8 @@ def loss_of(w, b, p, r):
 #     ℓ_ign = p/3 − p²/4
 #
 # times the importance. In the pair one feature alone comes back whole. With both present, probability p², the answers
-# are max(x − y, 0) and max(y − x, 0): each misses min(x, y). The smaller of two even numbers is m with density
-# 2(1 − m), so its mean square is ``∫ m² · 2(1 − m) dm = 2/3 − 1/2 = 1/6``, and each feature of the pair costs
+# are max(x − y, 0) and max(y − x, 0): each misses min(x, y). The smaller of two numbers uniform on [0, 1] is m with
+# density 2(1 − m), so its mean square is ``∫ m² · 2(1 − m) dm = 2/3 − 1/2 = 1/6``, and each feature of the pair costs
 #
 #     ℓ_anti = p²/6
 
@@ -127,7 +127,9 @@ assert abs(crossing - 0.582) < 1e-3
 # %%
 # **The true optimum.** So far we guessed solutions and compared them. ``phase.exact_phase`` guesses nothing: it
 # minimises the exact loss over w1, w2, b1 and b2, starting near each of the three choices and from a random point, and
-# takes the lowest. Look at the slice r = 1, two features of equal importance.
+# takes the lowest. (*Exact* as in lesson 1: weighted rows, no random ones. With the 32 points a feature of this cell
+# the loss is right to 0.2 %, with the 16 of the diagram below to 0.5 %.) Look at the slice r = 1, two features of equal
+# importance.
 
 p_slice = np.linspace(0.05, 0.99, 48)  # (k,)
 along = phase.exact_phase(p_slice, np.ones(48), nodes=32)
@@ -186,21 +188,27 @@ assert np.abs(gain[p_slice > 0.9]).max() < 0.01
 # **The diagram.** Now vary r as well: 21 densities, 21 importances. On the left the choice of least cost on paper, in
 # the middle the label of the true optimum (ignored: |w2| < 0.3; dedicated: |w1| < 0.3; else superposed).
 #
-# On the right the same by training: 11 × 11 points, six runs each from different starts. A single run often ends in the
-# wrong place: if w1 and w2 start with the same sign, one has to go through zero to get to the other side. So we keep
-# the best of the six, by exact loss.
+# On the right the same by training: 11 × 11 points, ten runs each from different starts, as many as in the paper. A
+# single run often ends in the wrong place: if w1 and w2 start with the same sign, one has to go through zero to get to
+# the other side. So we keep the best of the ten, by exact loss. (The paper leaves out the worst and averages the rest.)
+#
+# Two curves lie over each map: the boundary of the simple theory, and the line r = 0.427 p with its mirror image, which
+# is the true boundary as p → 0; the next cells derive it. It enters the map only where p is no longer small.
 
 density, importance = phase.grid(21)
 paper = phase.theory_phase(density, importance)  # (r, p)
 truth = phase.exact_phase(density, importance)
 half = slice(None, None, 2)
-RUNS = 6
-sgd = phase.trained_phase(density[half], importance[half], seeds=RUNS, steps=2000, batch_size=256, lr=1e-2, seed=SEED)
+RUNS = 10
+sgd = phase.trained_phase(density[half], importance[half], seeds=RUNS, steps=2000, batch_size=128, lr=1e-2, seed=SEED)
 
 on_curve = np.geomspace(density[0], 4 / 7, 60)  # (k,)
 low, high = theory.boundaries(on_curve)
 wedge = np.array([[*on_curve, *on_curve[::-1]], [*low, *high[::-1]]])  # (2, 2*k)
-curves = {"2p/(4 − 5p), and its mirror image": wedge}
+p_line = np.geomspace(0.09 / theory.CRITICAL_RATIO, 0.35, 9)  # (n_line,), from where it enters the axes
+line = theory.CRITICAL_RATIO * p_line  # (n_line,)
+lines = np.array([[*p_line, np.nan, *p_line], [*line, np.nan, *(1 / line)]])  # (2, 2*n_line + 1)
+curves = {"2p/(4 − 5p), and its mirror image": wedge, "0.427 p, as p → 0, and its mirror image": lines}
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 4.3), layout="constrained", sharey=True)
 diagrams = (
     ("theory: norms 1, b = 0", paper, 1),
@@ -212,7 +220,7 @@ for ax, (title, labels, every) in zip(axes, diagrams, strict=True):
     ax.set_title(title)
     ax.set(xlim=(0.009, 1.12), ylim=(0.09, 11.2))
     ax.label_outer()
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
 show(fig, "3_diagram")
 
 
@@ -238,13 +246,15 @@ print(
 differ = paper != truth.labels  # (r, p)
 assert 5 <= differ.sum() <= 20
 assert (truth.labels[differ] == theory.SUPERPOSED).all(), "where they differ, the truth has more superposition"
-assert right_ones[~near].mean() >= 0.97
+assert right_ones[~near].all()
+assert right_ones[near].mean() > 0.8
 assert 0.6 < alone < 0.9, "one run alone is wrong far more often"
+assert (line < theory.boundaries(p_line)[0]).all(), "the line lies below the curve of the theory"
 
 # %%
 # What you should see: three times the same picture. In the middle and on the right superposition reaches a little
 # beyond the curves of the theory, above all near their tip. (The stripe at r = 1 is the weak second feature of the
-# picture before.) If there is a single odd cell on the right, all six runs failed there.
+# picture before.) If there is a single odd cell on the right, all ten runs failed there.
 
 # %%
 # **Why is there more superposition than on paper?** The pair on paper is symmetric, and the extra is not worth that

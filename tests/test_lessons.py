@@ -137,6 +137,9 @@ def pictures_02(v, figures):
     for axes, wanted in zip(figures[2].axes, (v["paper"], v["truth"].labels, v["sgd"].labels), strict=True):
         same(axes.collections[0].get_array(), wanted)
         same(axes.lines[0].get_data(), v["wedge"])
+        same(axes.lines[1].get_data(), v["lines"])
+        p, r = axes.lines[1].get_data()
+        same(r[: len(r) // 2], (2 + 2**0.5) / 8 * p[: len(p) // 2])
     left, right = figures[3].axes
     assert [line.get_ydata()[0] for line in left.lines[:3]] == [0, 0, 0]
     same(right.lines[-1].get_ydata(), v["entered"])
@@ -202,6 +205,10 @@ def pictures_04(v, figures):
     same(rise.get_ydata(), v["hurt"].relative)
     same(held.get_ydata(), v["hurt"].per_dim)
     same(both.get_data(), [v["hurt"].per_dim, v["hurt"].relative])
+    for line, memory in zip((figures[6].axes[:2], figures[6].axes[3:5]), (v["memory"][1], v["memory"][7]), strict=True):
+        for axes, points in zip(line, (memory.h.T, memory.W.T), strict=True):
+            same(axes.lines[-1].get_xydata(), points)
+    same(figures[6].axes[5].lines[-2].get_ydata(), v["new_loss"])
 
 
 def pictures_05(v, figures):
@@ -226,17 +233,21 @@ def pictures_05(v, figures):
     for line, wanted in zip(found[4]["share of latents active"].lines, v["alive"].values(), strict=False):
         same(line.get_ydata(), wanted)
     same(found[5]["MMCS"].lines[0].get_ydata(), v["mmcs"])
+    same(found[6]["MMCS"].lines[0].get_ydata(), v["of_toy"].mmcs[0])
     for line, wanted in zip(
-        figures[6].axes[0].lines, (v["per_latent"], v["per_feature"], v["one_to_one"]), strict=True
+        figures[7].axes[0].lines, (v["per_latent"], v["per_feature"], v["one_to_one"]), strict=True
     ):
         same(line.get_ydata(), wanted)
-    for line, wanted in zip(figures[6].axes[1].lines, (v["mmcs"], v["matched"]), strict=True):
+    for line, wanted in zip(figures[7].axes[1].lines, (v["mmcs"], v["matched"]), strict=True):
         same(line.get_ydata(), wanted)
-    images = [axes.images[0].get_array() for axes in figures[7].axes]
+    images = [axes.images[0].get_array() for axes in figures[8].axes]
     for (name, look), shown in zip(v["looks"].items(), (images[:3], images[3:]), strict=True):
         for image, wanted in zip(shown, look, strict=False):
             same(image.filled(0) if hasattr(image, "filled") else image, wanted[v["chosen"][name]].round(9))
-    left, middle, right = figures[8].axes
+    for axes, drawn in zip(figures[9].axes, ((v["oracle"], v["reached"]), (v["floor"], v["shrunk_fvu"])), strict=True):
+        for line, wanted in zip(axes.lines, drawn, strict=True):
+            same(line.get_ydata(), wanted)
+    left, middle, right = figures[10].axes
     for axes, lines in (
         (left, [w.cosine for w in v["wrong"].values()]),
         (middle, (v["plus"].learned_mse, v["plus"].truth_mse)),
@@ -469,4 +480,6 @@ def examine(path):
 
 
 if __name__ == "__main__":
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [folder for folder in sys.path if folder != here]  # tests/toy_models is not what lessons import
     examine(Path(sys.argv[1]))

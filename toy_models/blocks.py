@@ -78,6 +78,14 @@ def span(C: Array) -> int:
     return int((eigenvalues > 0.1 * eigenvalues[-1]).sum())
 
 
+def room(C: Array) -> int:
+    """Return the most dimensions that names for unit vectors of cosines ``C (k, k)`` may claim: eigenvalues > 0.1.
+
+    A block that is a tight frame has the eigenvalue k/d ≥ 1, d times. (:func:`span` sees less beside a large one.)
+    """
+    return int((np.linalg.eigvalsh(C) > 0.1).sum())
+
+
 def pair_gain(pairs: float, squares: float, misfit: float, rank: int) -> Array:
     """Return the gain of ``pairs`` cosines with Σ c² = ``squares`` that miss their expected values by Σ = ``misfit``.
 
@@ -226,6 +234,11 @@ def _changes(one: tuple[int, ...], other: tuple[int, ...]) -> Iterator[tuple[tup
                 yield tuple(j for j in giving if j != moved), tuple(sorted((*taking, moved)))
 
 
+def dimensions(named: list[Block]) -> int:
+    """Return how many dimensions the names of some blocks claim."""
+    return sum(block.fit.shape.frame.shape[0] for block in named if block.fit)
+
+
 def evidence(C: Array, named: list[Block], rank: int) -> tuple[float, float]:
     """Return how much better than chance the blocks that have a name are found, in nats, and the noise at its best.
 
@@ -251,15 +264,22 @@ def supported(C: Array, blocks: list[Block], *, least: float) -> tuple[list[Bloc
     If some features have no name, a block must add ``least`` nats to the evidence, or it goes to the rest, the weakest
     first: in many features without order a few look like a polytope by chance. All names together need ``least`` nats.
     That is asked of more vectors than dimensions + 1; of fewer only that the evidence is not against the names.
+
+    Blocks are orthogonal: names may not claim more dimensions than there are (:func:`room`), or leave none to features
+    without one. The weakest go until that holds.
     """
-    rank = span(C)
+    rank, most = span(C), room(C)
     least = least if len(C) > rank + 1 else 0.0
     named = [block for block in blocks if block.fit is not None]
     total, noise = evidence(C, named, rank)
-    while named and sum(len(block.members) for block in named) < len(C):
+    while named:
+        rest = len(C) - sum(len(block.members) for block in named)
+        crowded = dimensions(named) + bool(rest) > most
+        if not rest and not crowded:
+            break
         without = [evidence(C, named[:i] + named[i + 1 :], rank)[0] for i in range(len(named))]
         weakest = int(np.argmax(without))
-        if total - without[weakest] >= least:
+        if not crowded and total - without[weakest] >= least:
             break
         named = named[:weakest] + named[weakest + 1 :]
         total, noise = evidence(C, named, rank)

@@ -1,5 +1,6 @@
 """The command line of the toy models: what may be said. The work is in :mod:`toy_models.commands`."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def _train(part: Parser) -> None:
     part.add_argument("--batch-size", type=int, default=512, help="rows a step (default %(default)s)")
     part.add_argument("--lr", type=float, default=1e-3, help="learning rate at its top (default %(default)s)")
     _seed(part)
+    _backend(part)
     _out(part, "toy-model")
 
 
@@ -62,6 +64,7 @@ def _geometry(part: Parser) -> None:
     part.add_argument("--steps", type=int, default=8000, help="steps of Adam (default %(default)s)")
     part.add_argument("--seeds", type=int, default=1, metavar="K", help="starts at each density (default %(default)s)")
     _seed(part)
+    _backend(part)
     _out(part, "toy-geometry")
 
 
@@ -79,5 +82,15 @@ def _seed(part: Parser) -> None:
     part.add_argument("--seed", type=int, default=0, help="start of every random stream (default %(default)s)")
 
 
+def _backend(part: Parser) -> None:
+    part.add_argument("--backend", metavar="numpy|cupy|auto", help="(default: MINISAE_BACKEND, or numpy)")
+
+
 def _out(part: Parser, folder: str) -> None:
-    part.add_argument("--out", type=Path, default=Path(folder), help="folder to write (default %(default)s)")
+    part.add_argument("--out", type=_folder, default=Path(folder), help="folder to write (default %(default)s)")
+
+
+def _folder(name: str) -> Path:
+    if not name:
+        raise ArgumentTypeError("expected the name of a folder, got none")
+    return Path(name)

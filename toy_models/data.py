@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array
+from minisae.conventions import check_number
 from minisae.errors import InputError
 
 
@@ -43,10 +44,20 @@ class Data(NamedTuple):
 
 def sample(data: Data, n: int, rng: np.random.Generator, *, dtype: Any = np.float32) -> np.ndarray:
     """Return ``n`` rows for every instance that the data describes, a fresh ``(i, n, n_feat)``."""
-    if n < 1:
-        raise InputError(f"n: expected at least 1, got {n}")
+    check_number("n", n, least=1, whole=True)
     x: np.ndarray = data.sampler(slice(0, data.instances), n, np.dtype(dtype))(rng).x.copy()  # (i, n, n_feat)
     return x
+
+
+def real(name: str, value: Any) -> np.ndarray:
+    """Return ``value`` as an array of real numbers, of its own dtype, or refuse it in one line."""
+    try:
+        array = np.asarray(value)  # (...,)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected an array of real numbers, got {type(value).__name__}") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
 
 
 def check_density(name: str, density: Any, n_feat: int | None = None) -> np.ndarray:
@@ -63,12 +74,11 @@ def check_density(name: str, density: Any, n_feat: int | None = None) -> np.ndar
     InputError
         If a density is outside (0, 1], or the shape fits no number of features.
     """
-    p = np.atleast_2d(np.asarray(density, np.float64))  # (i, k), k is 1 or n_feat
+    p = np.atleast_2d(real(name, density).astype(np.float64))  # (i, k), k is 1 or n_feat
     if n_feat is None and np.ndim(density) == 0:
         raise InputError(f"n_feat: expected a number of features beside a single {name}, got none")
     width = n_feat if n_feat is not None else p.shape[1]
-    if width < 1:
-        raise InputError(f"n_feat: expected at least 1, got {width}")
+    check_number("n_feat", width, least=1, whole=True)
     if p.ndim != 2 or p.size == 0 or p.shape[1] not in (1, width):
         raise InputError(f"{name}: expected a number, (n_feat,) or (instances, n_feat), got shape {np.shape(density)}")
     if not ((p > 0) & (p <= 1)).all():
@@ -184,8 +194,7 @@ def anticorrelated(density: Any, *, sets: int, size: int) -> Data:
 
 def _gated(density: Any, sets: int, size: int, *, one_of_set: bool) -> Data:
     for name, value in (("sets", sets), ("size", size)):
-        if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
+        check_number(name, value, least=1, whole=True)
     p = check_density("density", density, sets)  # (i, sets)
 
     def sampler(part: slice, n: int, dtype: Any) -> Draw:
@@ -217,9 +226,9 @@ def hierarchical(density: Any, parents: Any, *, magnitude: str = "uniform") -> D
     parents : index of each feature's parent ``(n_feat,)``, before it in order; −1 for a root
     magnitude : ``"uniform"`` on [0, 1], or ``"one"``, as in Chanin et al. 2024 (arXiv:2409.14507)
     """
-    parent = np.asarray(parents)  # (n_feat,)
+    parent = real("parents", parents)  # (n_feat,)
     p = check_density("density", density, parent.size)  # (i, n_feat)
-    if parent.ndim != 1 or not all(-1 <= q < j for j, q in enumerate(parent)):
+    if parent.ndim != 1 or parent.dtype.kind not in "iu" or not all(-1 <= q < j for j, q in enumerate(parent)):
         raise InputError(f"parents: expected for each feature −1 or an earlier feature's index, got {parent.tolist()}")
     if magnitude not in ("uniform", "one"):
         raise InputError(f"magnitude: expected 'uniform' or 'one', got {magnitude!r}")
@@ -244,8 +253,7 @@ def hierarchical(density: Any, parents: Any, *, magnitude: str = "uniform") -> D
 
 def single_active(n_feat: int) -> Data:
     """Return rows with exactly one feature, drawn evenly, uniform on [0, 1] (Chen et al. 2023, arXiv:2310.06301)."""
-    if n_feat < 1:
-        raise InputError(f"n_feat: expected at least 1, got {n_feat}")
+    check_number("n_feat", n_feat, least=1, whole=True)
 
     def sampler(part: slice, n: int, dtype: Any) -> Draw:
         x = np.zeros((part.stop - part.start, n, n_feat), dtype)  # (i, n, n_feat)
@@ -267,22 +275,26 @@ def fixed(x: Any, weights: Any = None) -> Data:
     Parameters
     ----------
     x : ``(n, n_feat)``, or ``(i, n, n_feat)`` for one set an instance
-    weights : of rows, ``(n,)`` or ``(i, n)``, not negative; ``None``: equal
+    weights : of rows, ``(n,)`` or ``(i, n)``, not negative, nor all 0; ``None``: equal
 
     Raises
     ------
     InputError
-        If the shapes do not fit, or a number is not finite.
+        If the shapes do not fit, a number is not finite, or all weights of an instance are 0.
     """
-    rows = np.asarray(x)  # (..., n_feat)
+    rows = real("x", x)  # (..., n_feat)
     rows = rows[None] if rows.ndim == 2 else rows  # (i, n, n_feat)
     if rows.ndim != 3 or rows.size == 0:
         raise InputError(f"x: expected (rows, n_feat) or (instances, rows, n_feat), got shape {np.shape(x)}")
-    share = None if weights is None else np.atleast_2d(np.asarray(weights, np.float64))  # (one_or_i, n)
-    if share is not None and (share.shape[1] != rows.shape[1] or (rows.shape[0] > 1 and len(share) != rows.shape[0])):
+    share = None if weights is None else np.atleast_2d(real("weights", weights).astype(np.float64))  # (one_or_i, n)
+    if share is not None and (
+        share.ndim != 2 or share.shape[1] != rows.shape[1] or (rows.shape[0] > 1 and len(share) != rows.shape[0])
+    ):
         raise InputError(f"weights: expected one a row of x {rows.shape}, got shape {np.shape(weights)}")
     if not np.isfinite(rows).all() or not (share is None or (np.isfinite(share).all() and (share >= 0).all())):
         raise InputError("x, weights: expected finite numbers, and weights that are not negative")
+    if share is not None and not share.any(axis=1).all():
+        raise InputError("weights: expected some above 0 for each instance, got an instance with none")
     instances = max(len(rows), 1 if share is None else len(share))
 
     def sampler(part: slice, n: int, dtype: Any) -> Draw:

@@ -16,13 +16,14 @@ Letters: instances i, rows n, n_feat.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
 
 from minisae.backend import to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from toy_models import models
 from toy_models.data import Batch, check_density
@@ -49,14 +50,18 @@ def batch(
     Raises
     ------
     InputError
-        If the batch would have more than two million rows.
+        If a number is not whole or too small, or the batch would have more than two million rows.
     """
     p = check_density("density", density, n_feat)  # (i, width)
     width = p.shape[1]
+    given = list(nodes) if isinstance(nodes, Iterable) and np.ndim(nodes) else [nodes]
+    for one in given:
+        check_number("nodes", one, least=1, whole=True)
+    if max_active is not None:
+        check_number("max_active", max_active, least=0, whole=True)
+    if not given:
+        raise InputError("nodes: expected a whole number or several, got none")
     most = width if max_active is None else min(max_active, width)
-    given = [nodes] if isinstance(nodes, (int, np.integer)) else list(nodes)
-    if not given or min(given) < 1 or most < 0:
-        raise InputError(f"nodes, max_active: expected at least 1 and 0, got {nodes} and {max_active}")
     per = [1, *given, *[given[-1]] * (most - len(given))]  # by number of active features
     total = sum(math.comb(width, k) * int(per[k]) ** k for k in range(most + 1))
     if total > 2_000_000:
@@ -105,6 +110,7 @@ def minimise(
     importance, target : as in :func:`toy_models.train.train`
     steps : L-BFGS's at most
     """
+    check_number("steps", steps, least=0, whole=True)
     start = {name: np.asarray(to_host(p), np.float64) for name, p in params.items()}
     i = len(start["b"])
     weights = (

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 from minisae.backend import Array, namespace, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 
 Convention = Literal["text", "legend", "code"]
@@ -36,6 +37,8 @@ class Packing(NamedTuple):
 def frame(W: Array, *, name: str = "W", batched: bool = True) -> Array:
     """Return ``W`` after checking that it can be a frame: ``(n_hid, n_feat)``, finite, no axis empty.
 
+    Whole numbers become float64, and half precision float32.
+
     Raises
     ------
     InputError
@@ -50,24 +53,38 @@ def frame(W: Array, *, name: str = "W", batched: bool = True) -> Array:
     bad = int((~namespace(W).isfinite(W)).sum())
     if bad:
         raise InputError(f"{name}: expected finite numbers, got {bad} that are NaN or infinite")
-    return W if W.dtype.kind == "f" else W.astype("float64")
+    if W.dtype.kind == "f":
+        return W if W.dtype.itemsize > 2 else W.astype("float32")
+    return W.astype("float64")
+
+
+def _largest(W: Array, axis: int | tuple[int, int]) -> Array:
+    """Return the largest |entry| along axes, which stay with length 1; 1 where all are zero.
+
+    Divided by it, entries of any size have squares that neither overflow nor vanish.
+    """
+    top = abs(W).max(axis=axis, keepdims=True)  # (..., 1, n_feat_or_1)
+    return namespace(W).where(top > 0, top, 1)
 
 
 def norms(W: Array) -> Array:
     """Return ‖W_i‖ of each column ``(..., n_feat)``."""
-    return namespace(W).sqrt((W * W).sum(axis=-2))
+    top = _largest(W, -2)  # (..., 1, n_feat)
+    scaled = W / top  # (..., n_hid, n_feat)
+    return namespace(W).sqrt((scaled * scaled).sum(axis=-2)) * top[..., 0, :]
 
 
 def unit_columns(W: Array) -> Array:
     """Return the columns scaled to norm 1, shape of ``W``; a column of zeros stays zero."""
-    size = norms(W)[..., None, :]  # (..., 1, n_feat)
-    return W / namespace(W).where(size > 0, size, 1)
+    scaled = W / _largest(W, -2)  # (..., n_hid, n_feat)
+    size = norms(scaled)[..., None, :]  # (..., 1, n_feat)
+    return scaled / namespace(W).where(size > 0, size, 1)
 
 
 def cosines(W: Array) -> Array:
     """Return Ŵ_i·Ŵ_j ``(..., n_feat, n_feat)``, signs kept; zero for a column of zeros."""
     unit = unit_columns(frame(W))  # (..., n_hid, n_feat)
-    return namespace(W).clip(unit.swapaxes(-1, -2) @ unit, -1, 1)
+    return namespace(unit).clip(unit.swapaxes(-1, -2) @ unit, -1, 1)
 
 
 def coherence(W: Array) -> float:
@@ -81,12 +98,17 @@ def coherence(W: Array) -> float:
 def dimensionality(W: Array) -> Array:
     """Return D_i = ‖W_i‖² / Σ_j (Ŵ_i·W_j)² of each column ``(..., n_feat)``, in [0, 1]; 0 for a column of zeros.
 
-    The sum runs over all j, i included. Elhage et al. 2022, "The Geometry of Superposition".
+    The sum runs over all j, i included. Elhage et al. 2022, "The Geometry of Superposition". It is computed as
+    1 / (1 + Σ_{j≠i} (Ŵ_i·W_j / ‖W_i‖)²), which stays in [0, 1] for entries of any size.
     """
     W, xp = frame(W), namespace(W)
-    unit = unit_columns(W)  # (..., n_hid, n_feat)
-    shares = ((unit.swapaxes(-1, -2) @ W) ** 2).sum(axis=-1)  # (..., n_feat)
-    return norms(W) ** 2 / xp.where(shares > 0, shares, 1)
+    W = W / _largest(W, (-2, -1))  # (..., n_hid, n_feat)
+    size = norms(W)[..., None]  # (..., n_feat, 1)
+    off = 1 - xp.eye(W.shape[-1], dtype=W.dtype)  # (n_feat, n_feat)
+    with np.errstate(over="ignore"):  # beside far longer columns it overlaps with, a column has no share
+        ratio = (unit_columns(W).swapaxes(-1, -2) @ W) / xp.where(size > 0, size, 1)  # (..., n_feat, n_feat)
+        others = (ratio**2 * off).sum(axis=-1)  # (..., n_feat)
+    return (size[..., 0] > 0) / (1 + others)
 
 
 def capacity(W: Array) -> Array:
@@ -105,8 +127,10 @@ def dimensions_per_feature(W: Array) -> Array:
     ΣD over the number of :func:`learned` features has no such error.
     """
     W, xp = frame(W), namespace(W)
-    total = (W * W).sum(axis=(-2, -1))  # (...,)
-    return xp.where(total > 0, W.shape[-2] / xp.where(total > 0, total, 1), xp.inf)
+    size = norms(norms(W)[..., None])[..., 0]  # (...,), Frobenius norm
+    safe = xp.where(size > 0, size, 1)  # (...,)
+    with np.errstate(over="ignore"):  # of entries near 0 it is infinite too
+        return xp.where(size > 0, W.shape[-2] / safe / safe, xp.inf)
 
 
 def leverage(W: Array, *, rtol: float = 1e-6) -> Array:
@@ -120,7 +144,7 @@ def leverage(W: Array, *, rtol: float = 1e-6) -> Array:
 
 def _leverage_and_rank(W: Array, rtol: float) -> tuple[Array, Array]:
     W, xp = frame(W), namespace(W)
-    _, size, right = xp.linalg.svd(W, full_matrices=False)
+    _, size, right = xp.linalg.svd(W / _largest(W, (-2, -1)), full_matrices=False)
     kept = (size > rtol * size[..., :1]) & (size > 0)  # (..., r)
     return (right**2 * kept[..., None]).sum(axis=-2), kept.sum(axis=-1)
 
@@ -168,7 +192,14 @@ def learned(W: Array, *, share: float = 0.35, floor: float = 0.3) -> Array:
     """Return which columns of one frame are features that the model represents, bool ``(n_feat,)``.
 
     Those longer than ``share`` times the median length of the columns longer than ``floor``; none if none is.
+
+    Raises
+    ------
+    InputError
+        If ``share`` or ``floor`` is negative or no finite number.
     """
+    check_number("share", share, least=0)
+    check_number("floor", floor, least=0)
     size = norms(frame(W, batched=False))  # (n_feat,)
     long = size[size > floor]  # (n_long,)
     return size > share * namespace(W).median(long) if len(long) else size > floor

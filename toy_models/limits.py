@@ -2,6 +2,7 @@
 
 A frame is ``W (n_hid, n_feat)``, a feature being a column. Worst-case bounds (coherence, spark) are far from what
 codes do on average, as their docstrings say; the oracle and the shrinkage floor are exact for orthonormal features.
+Coherence itself is :func:`toy_models.geometry.coherence`, its least value :func:`minisae.metrics.welch_bound`.
 """
 
 from itertools import combinations, islice
@@ -9,25 +10,14 @@ from math import comb, floor, inf, nextafter
 
 import numpy as np
 
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
-from minisae.metrics import geometry
+from toy_models.geometry import frame
 from toy_models.polygons import lower_hull
 
 SUBSETS = 2_000_000
 """Sets of columns that :func:`spark` looks at before it gives up."""
-
-
-def coherence(W: Array) -> float:
-    """Return ``μ = max_{i≠j} |cos(W_i, W_j)|`` of the columns that are not zero; 0 with fewer than two of them."""
-    W = _frame(W)  # (n_hid, n_feat)
-    kept = W[:, np.any(W != 0, axis=0)]  # (n_hid, n_kept)
-    return geometry.cosine_structure(kept.T).coherence if kept.shape[1] > 1 else 0.0
-
-
-def welch_bound(n_feat: int, n_hid: int) -> float:
-    """Return ``√((n − m)/(m(n − 1)))``: the coherence of n vectors in m dimensions is at least that (Welch 1974)."""
-    return geometry.welch_bound(n_feat, n_hid)
 
 
 def spark(W: Array, *, tolerance: float = 1e-10) -> int:
@@ -41,7 +31,7 @@ def spark(W: Array, *, tolerance: float = 1e-10) -> int:
     InputError
         If there are more than ``SUBSETS`` sets to try.
     """
-    W = _frame(W)  # (n_hid, n_feat)
+    W = np.asarray(frame(to_host(W), batched=False), dtype=np.float64)  # (n_hid, n_feat)
     n_feat = W.shape[1]
     scale = np.linalg.norm(W, 2)  # ()
     rank = int(np.linalg.matrix_rank(W, tol=tolerance * scale))
@@ -71,6 +61,7 @@ def sparsity_guarantee(coherence: float) -> int:
 
 def spark_guarantee(spark: int) -> int:
     """Return the largest k for which every k-sparse code is unique: ``2k < spark``, exactly (Donoho and Elad 2003)."""
+    check_number("spark", spark, least=1, whole=True)
     return _below(spark / 2)
 
 
@@ -86,9 +77,10 @@ def oracle_fvu(n_active: int, kept: Array) -> Array:
     drops the smallest: the j-th smallest has ``E[x²] = j(j+1)/((K+1)(K+2))``, the sum over j ≤ K−k is telescopic, and
     all together have K/3. A code of correlated features goes below it by mixing them: then look at its dictionary.
     """
-    k = np.asarray(kept, dtype=np.float64)  # (...,)
-    if n_active < 1 or np.any(k < 0) or np.any(k > n_active):
-        raise InputError(f"n_active, kept: expected kept from 0 to n_active ≥ 1, got {n_active}, {kept}")
+    check_number("n_active", n_active, least=1, whole=True)
+    k = np.asarray(to_host(kept), dtype=np.float64)  # (...,)
+    if not np.all((k >= 0) & (k <= n_active)):
+        raise InputError(f"kept: expected numbers from 0 to n_active, {n_active}, got {kept}")
     left = n_active - k  # (...,)
     return left * (left + 1) * (left + 2) / (n_active * (n_active + 1) * (n_active + 2))
 
@@ -99,8 +91,8 @@ def shrinkage_floor(l1: Array) -> Array:
     ``(x − f)² + λf`` is least at ``f = ReLU(x − s)``, ``s = λ/2``. The error ``∫₀ˢ x² + ∫ₛ¹ s² = s² − 2s³/3`` over 1/3
     is ``3s²(1 − 2s/3)``; from s = 1 on nothing is left of the code, and it is 1.
     """
-    lam = np.asarray(l1, dtype=np.float64)  # (...,)
-    if np.any(lam < 0):
+    lam = np.asarray(to_host(l1), dtype=np.float64)  # (...,)
+    if not np.all(lam >= 0):
         raise InputError(f"l1: expected numbers from 0, got {l1}")
     s = np.minimum(lam / 2, 1)  # (...,)
     return 3 * s * s * (1 - 2 * s / 3)
@@ -140,7 +132,7 @@ def allocate_capacity(losses: Array, total: float) -> tuple[Array, float]:
     whose pieces are bought steepest first; a piece of a concave row is bought as a whole if the budget lasts, so at
     most one feature ends between two corners of its hull. Ties go to the lower index.
     """
-    losses = np.asarray(losses, dtype=np.float64)  # (...,), (n_feat, grid) if it is right
+    losses = np.asarray(to_host(losses), dtype=np.float64)  # (...,), (n_feat, grid) if it is right
     if losses.ndim != 2 or losses.shape[1] < 2 or not np.isfinite(losses).all() or not total >= 0:
         raise InputError(
             f"losses, total: expected (n_feat, grid ≥ 2), finite, and total ≥ 0, got {losses.shape}, {total}"
@@ -161,14 +153,7 @@ def allocate_capacity(losses: Array, total: float) -> tuple[Array, float]:
 
 
 def _capacity(capacity: Array) -> Array:
-    C = np.asarray(capacity, dtype=np.float64)  # (...,)
+    C = np.asarray(to_host(capacity), dtype=np.float64)  # (...,)
     if not np.all((C >= 0) & (C <= 1 + 1e-9)):
         raise InputError(f"capacity: expected numbers in [0, 1], got {capacity}")
     return C
-
-
-def _frame(W: Array) -> Array:
-    W = np.asarray(W, dtype=np.float64)  # (...,), (n_hid, n_feat) if it is right
-    if W.ndim != 2 or not W.size or not np.isfinite(W).all():
-        raise InputError(f"W: expected a finite matrix (n_hid, n_feat), not empty, got shape {W.shape}")
-    return W

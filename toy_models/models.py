@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array, namespace
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.losses import Slopes, Term
 
@@ -95,9 +96,7 @@ def sizes(cfg: Config) -> dict[str, tuple[int, ...]]:
 def check_config(cfg: Config) -> None:
     """Refuse a model that makes no sense, in one line."""
     for name, least in (("n_feat", 1), ("n_hid", 1), ("n_out", 0)):
-        value = getattr(cfg, name)
-        if not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        check_number(name, getattr(cfg, name), least=least, whole=True)
     for name, known in (("kind", SHAPES), ("hidden", ACTIVATIONS), ("output", ACTIVATIONS), ("start", STARTS)):
         if getattr(cfg, name) not in known:
             raise InputError(f"{name}: expected one of {', '.join(known)}, got {getattr(cfg, name)!r}")

@@ -14,8 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
+from toy_models import polytopes
+from toy_models.theory import checked_weights
 
 STARTS = tuple((norm * norm, bias) for norm in (1.1, 1.5) for bias in (-0.05, -0.3, -0.7, -1.3))
 """Starting points ``(a, b)`` of the search for an optimum; each lies in another piece of the loss."""
@@ -56,13 +59,13 @@ def one_hot_loss(W: Array, b: Array, *, importance: Array | None = None) -> floa
     ``(1/n_feat) Σ_i Σ_j I_j ∫₀¹ (x[i = j] − ReLU(W_j·W_i x + b_j))² dx`` for ``W (n_hid, n_feat)``, ``b (n_feat,)``:
     Chen et al. 2023, the theoretical loss; times n_feat it is the L_1 of Elhage et al.
     """
-    W, b = np.asarray(W, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if W.ndim != 2 or b.shape != W.shape[1:] or not np.isfinite(W).all():
+    W, b = (np.asarray(to_host(part), dtype=np.float64) for part in (W, b))
+    if W.ndim != 2 or b.shape != W.shape[1:] or not (W.size and np.isfinite(W).all() and np.isfinite(b).all()):
         raise InputError(f"W, b: expected finite (n_hid, n_feat) and (n_feat,), got shapes {W.shape} and {b.shape}")
+    weights = checked_weights(importance, len(b))  # (n_feat,)
     gram = W.T @ W  # (n_feat, n_feat)
     losses = relu_square(gram, b[:, None])  # (n_feat, n_feat); of output j with input i active
     np.fill_diagonal(losses, self_error(np.diagonal(gram), b))
-    weights = np.ones(len(b)) if importance is None else np.asarray(importance, dtype=np.float64)  # (n_feat,)
     return float(weights @ losses.sum(axis=1)) / len(b)
 
 
@@ -81,8 +84,8 @@ def optimum(cosines: Array) -> Optimum:
     ``ℓ(a, b) = ∫(x − ReLU(ax + b))² + Σ_c ∫ReLU(acx + b)²`` is minimised by Newton's method from several starts, on
     slopes and curvature by hand (:func:`_newton_terms`). Without a positive cosine a = 1, b = 0 is exact.
     """
-    c = np.asarray(cosines, dtype=np.float64)  # (m,)
-    if c.ndim != 1 or np.any(np.abs(c) > 1 + 1e-9):
+    c = np.asarray(to_host(cosines), dtype=np.float64)  # (m,)
+    if c.ndim != 1 or not np.all(np.abs(c) <= 1 + 1e-9):
         raise InputError(f"cosines: expected one row of numbers in [-1, 1], got {cosines}")
     c = c[c > 1e-12]  # (m_pos,)
     if not c.size:
@@ -131,12 +134,11 @@ def _newton_terms(v: Array, c: Array) -> tuple[float, Array, Array]:
 
 def polygon_cosines(k: int) -> Array:
     """Return the cosines ``(k−1,)`` that a vertex of the regular k-gon has with the others."""
-    if k < 2:
-        raise InputError(f"k: expected a number of vertices from 2, got {k}")
-    return np.cos(2 * np.pi * np.arange(1, k) / k)
+    corners = polytopes.polygon(k)  # (2, k)
+    return corners[:, 0] @ corners[:, 1:]
 
 
-def polygon(k: int) -> Optimum:
+def polygon_optimum(k: int) -> Optimum:
     """Return the best norm and bias of the regular k-gon, and its loss a feature.
 
     Chen et al. 2023: (1.17046, −0.28230) at k = 5, (1.32053, −0.61814) at 6, (1.44839, −0.96691) at 7 and
@@ -147,7 +149,7 @@ def polygon(k: int) -> Optimum:
 
 def polygon_energy(k: int) -> float:
     """Return Chen et al.'s ``h_k = 3kℓ_k``: 0 at k = 4, then 0.23738, 0.86746, 1.74870, 2.77311."""
-    return 3 * k * polygon(k).loss
+    return 3 * k * polygon_optimum(k).loss
 
 
 def polygon_loss(k: int, n_feat: int, *, positive: int = 0) -> float:
@@ -156,28 +158,31 @@ def polygon_loss(k: int, n_feat: int, *, positive: int = 0) -> float:
     ``(h_k + c − k)/(3c)``. ``positive`` of those left out have the bias 1/(2c) (one of them is their "k⁺"): at β > 0 it
     costs ``(1/c)(1/3 − β + cβ²)``, as β is paid whatever is active, so each lowers the loss by ``1/(4c²)``.
     """
-    if not 2 <= k <= n_feat or not 0 <= positive <= n_feat - k:
-        raise InputError(
-            f"k, n_feat, positive: expected 2 ≤ k ≤ n_feat, positive ≤ n_feat − k, got {k, n_feat, positive}"
-        )
+    _check_sizes(k, n_feat, positive)
     return (polygon_energy(k) + n_feat - k) / (3 * n_feat) - positive / (4 * n_feat**2)
 
 
 def polygon_params(k: int, n_feat: int, *, positive: int = 0) -> tuple[Array, Array]:
     """Return ``W (2, n_feat)`` and ``b (n_feat,)`` of that solution: k vertices, then the features left out.
 
-    These have W 0 and a negative bias, here −1/2: at bias 0 the loss falls towards positive ones.
+    These have W 0 and a negative bias, here −1/2: at bias 0 the loss falls towards positive ones. Vertex 0 is up.
     """
-    best = polygon(k)
-    angles = 2 * np.pi * np.arange(k) / k  # (k,)
+    _check_sizes(k, n_feat, positive)
+    best = polygon_optimum(k)
     W, b = np.zeros((2, n_feat)), np.full(n_feat, -0.5)
-    W[:, :k] = best.norm * np.stack([np.cos(angles), np.sin(angles)])
+    W[:, :k] = best.norm * polytopes.polygon(k)
     b[:k], b[k : k + positive] = best.bias, 1 / (2 * n_feat)
     return W, b
 
 
-class Shape(NamedTuple):
-    """A component of equivalent unit vectors, and what it costs."""
+def _check_sizes(k: int, n_feat: int, positive: int) -> None:
+    check_number("k", k, least=3, whole=True)
+    check_number("n_feat", n_feat, least=k, whole=True)
+    check_number("positive", positive, least=0, most=n_feat - k, whole=True)
+
+
+class Packed(NamedTuple):
+    """A shape of the library, and what it costs."""
 
     name: str
     k: int
@@ -188,65 +193,32 @@ class Shape(NamedTuple):
     """``Σ_{i≠j} ReLU(cos)²`` over all k vectors: the interference that a ReLU without bias lets through."""
 
 
-def packing_shapes() -> list[Shape]:
-    """Return the shapes of Elhage et al.'s "sticky" dimensionalities and their rivals, in at most three dimensions.
+def packing_shapes() -> list[Packed]:
+    """Return the library's shapes in at most three dimensions, with at most four vectors a dimension.
 
-    Energies by hand: simplices have no positive cosine; the cosines of the k-gon are ``cos(2πj/k)``; the square
-    antiprism of half height z has, at u = z², 2u² + 2((1 − u)/√2 − u)² a vertex, least ``2/(5 + 2√2)``; cube: three of
-    1/3; icosahedron: five of 1/√5.
+    The shapes of Elhage et al.'s "sticky" dimensionalities and their rivals. Of variants the cheapest counts: the
+    square antiprism is Coulomb's, with energy 8 · 0.25573; the least that it can have is 16/(5 + 2√2) = 8 · 0.25548.
     """
-    polygons = [("pentagon", 5), ("hexagon", 6), ("heptagon", 7), ("octagon", 8)]
-    return [
-        *(Shape(name, d + 1, d, 0.0) for d, name in enumerate(("digon", "triangle", "tetrahedron"), start=1)),
-        Shape("point", 1, 1, 0.0),
-        *(Shape(name, k, 2, k * float(np.sum(np.maximum(polygon_cosines(k), 0) ** 2))) for name, k in polygons),
-        Shape("square antiprism", 8, 3, 16 / (5 + 2 * 2**0.5)),
-        Shape("cube", 8, 3, 8 / 3),
-        Shape("icosahedron", 12, 3, 12.0),
-    ]
+    found: dict[str, Packed] = {}
+    for shape in polytopes.LIBRARY:
+        d, k = shape.frame.shape
+        energy = float(polytopes.relu_energy(shape.frame).sum())
+        if d <= 3 and k <= 4 * d and (shape.name not in found or energy < found[shape.name].energy):
+            found[shape.name] = Packed(shape.name, k, d, energy)
+    return list(found.values())
 
 
-def packing_hull(shapes: list[Shape]) -> list[Shape]:
+def packing_hull(shapes: list[Packed]) -> list[Packed]:
     """Return the shapes of which the cheapest mixtures are made: corners of the lower hull of (k/d, energy/d).
 
     Orthogonal components share nothing, so a model that keeps a given number of features a dimension pays least on the
     lower convex hull, by a mixture of the two corners beside it. Up to 2 features a dimension nothing is paid; then
     come pentagon and square antiprism, in the order of the plateaus 1/2, 2/5, 3/8. The argument is about shapes in at
     most three dimensions: ten vectors in four, each with six cosines of 1/6 and three of −2/3, cost 5/12 a dimension
-    where pentagons cost 0.477 (:func:`least_interference` finds them).
+    where pentagons cost 0.477 (:func:`toy_models.thomson.minimise` finds them, by energy "relu2").
     """
     corners = lower_hull([s.k / s.d for s in shapes], [s.energy / s.d for s in shapes])
     return [shapes[i] for i in corners]
-
-
-def least_interference(k: int, d: int, rng: np.random.Generator, *, starts: int = 20) -> tuple[float, Array]:
-    """Return the least ``Σ_{i≠j} ReLU(cos)²/k`` found for k unit vectors in d dimensions, and the vectors ``(d, k)``.
-
-    L-BFGS from random starts: an upper bound. Up to 2d vectors cost nothing.
-    """
-    if k < 1 or d < 1 or starts < 1:
-        raise InputError(f"k, d, starts: expected numbers from 1, got {k}, {d}, {starts}")
-    found = [
-        optimize.minimize(
-            _interference, rng.standard_normal(d * k), args=(d, k), jac=True, method="L-BFGS-B",
-            options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 2000},
-        )
-        for _ in range(starts)
-    ]  # fmt: skip
-    best = min(found, key=lambda result: float(result.fun))
-    V = best.x.reshape(d, k)  # (d, k)
-    return float(best.fun), V / np.linalg.norm(V, axis=0)
-
-
-def _interference(flat: Array, d: int, k: int) -> tuple[float, Array]:
-    """Return the energy a vector of directions ``V (d, k)``, and its slopes: ``4 U ReLU(G)/k`` less what is along U."""
-    V = flat.reshape(d, k)  # (d, k)
-    norms = np.linalg.norm(V, axis=0)  # (k,)
-    U = V / norms  # (d, k)
-    positive = np.maximum(U.T @ U, 0) * (1 - np.eye(k))  # (k, k)
-    slopes = 4 * (U @ positive) / k  # (d, k)
-    slopes -= U * (U * slopes).sum(axis=0)
-    return float((positive**2).sum()) / k, (slopes / norms).ravel()
 
 
 def lower_hull(x: Array, y: Array) -> list[int]:

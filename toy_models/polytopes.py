@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import block_diag
 
-from minisae.backend import Array
+from minisae.backend import Array, namespace, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.metrics.geometry import welch_bound
-from toy_models.geometry import coherence, dimensionality
+from toy_models import geometry
 
 TIGHT_Z = 3**-0.5
 """Height of the square antiprism that is a tight frame: D = 3/8 exactly."""
@@ -23,6 +24,15 @@ COULOMB_Z = 0.560451
 """Height of the square antiprism that solves Thomson's problem for eight charges: D = .37438."""
 LARGEST = 12
 """Most vertices of a library shape."""
+LEVELS = (
+    (3 / 8, "3/8 square antiprism"),
+    (2 / 5, "2/5 pentagon"),
+    (1 / 2, "1/2 digon"),
+    (2 / 3, "2/3 triangle"),
+    (3 / 4, "3/4 tetrahedron"),
+    (1.0, "1   own dimension"),
+)
+"""Dimensions per feature of the shapes that training finds (Elhage et al. 2022, "The Geometry of Superposition")."""
 
 
 class Shape(NamedTuple):
@@ -55,14 +65,9 @@ class Facts(NamedTuple):
     """The least coherence that k vectors in d dimensions can have."""
 
 
-def _whole(name: str, value: int, low: int) -> None:
-    if not isinstance(value, int | np.integer) or value < low:
-        raise InputError(f"{name}: expected a whole number from {low}, got {value!r}")
-
-
 def simplex(d: int) -> Array:
     """Return d+1 unit columns ``(d, d+1)`` with every cosine −1/d: point (d = 0, in 1-D), digon, triangle."""
-    _whole("d", d, 0)
+    check_number("d", d, least=0, whole=True)
     if d == 0:
         return np.ones((1, 1))
     corners = np.eye(d + 1) - 1 / (d + 1)  # (d+1, d+1)
@@ -72,7 +77,7 @@ def simplex(d: int) -> Array:
 
 def polygon(k: int) -> Array:
     """Return the regular k-gon ``(2, k)``, first vertex up, clockwise; k ≥ 3."""
-    _whole("k", k, 3)
+    check_number("k", k, least=3, whole=True)
     angle = 2 * np.pi * np.arange(k) / k  # (k,)
     return np.stack([np.sin(angle), np.cos(angle)])
 
@@ -105,7 +110,7 @@ def icosahedron() -> Array:
 
 def cross_polytope(d: int) -> Array:
     """Return the cross-polytope ``(d, 2d)``, d digons: square for d = 2, octahedron for d = 3."""
-    _whole("d", d, 1)
+    check_number("d", d, least=1, whole=True)
     return tegum(*[simplex(1)] * d)
 
 
@@ -129,8 +134,9 @@ def relu_energy(frame: Array) -> Array:
 
     The second sum of the one-active-feature loss (Elhage et al. 2022, L₁) without bias, at equal norms.
     """
-    cos = frame.T @ frame - np.eye(frame.shape[1])  # (k, k)
-    return (np.maximum(cos, 0) ** 2).sum(axis=1)
+    xp = namespace(frame)
+    cos = frame.T @ frame - xp.eye(frame.shape[1])  # (k, k)
+    return (xp.maximum(cos, 0) ** 2).sum(axis=1)
 
 
 def facts(frame: Array) -> Facts:
@@ -139,21 +145,22 @@ def facts(frame: Array) -> Facts:
     Raises
     ------
     InputError
-        If a column is not of norm 1.
+        If it is no matrix of finite numbers, or a column is not of norm 1.
     """
+    frame = geometry.frame(to_host(frame), name="frame", batched=False)  # (d, k)
     d, k = frame.shape
-    norms = np.linalg.norm(frame, axis=0)  # (k,)
+    norms = geometry.norms(frame)  # (k,)
     if not np.allclose(norms, 1):
         raise InputError(f"frame: expected columns of norm 1, got norms from {norms.min():.3g} to {norms.max():.3g}")
     gram = frame.T @ frame  # (k, k)
     return Facts(
         k=k,
         d=d,
-        D=dimensionality(frame),
+        D=geometry.dimensionality(frame),
         eigenvalues=np.linalg.eigvalsh(gram)[::-1][:d],
         cosines=np.sort(gram[0, 1:])[::-1],
         energy=float(relu_energy(frame).mean()),
-        coherence=coherence(frame),
+        coherence=geometry.coherence(frame),
         welch=welch_bound(k, d),
     )
 

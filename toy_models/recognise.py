@@ -19,7 +19,7 @@ import numpy as np
 from minisae.backend import Array, to_host
 from minisae.errors import InputError
 from toy_models import geometry
-from toy_models.blocks import Block, span, split, supported
+from toy_models.blocks import Block, dimensions, room, span, split, supported
 from toy_models.matching import Fit, fits
 from toy_models.polytopes import LARGEST
 
@@ -44,7 +44,8 @@ class Component(NamedTuple):
     k: int
     """Features."""
     d: int
-    """Dimensions they span: the polytope's; for an unknown, Gram eigenvalues above a tenth of the largest."""
+    """Dimensions they span: the polytope's; for an unknown, Gram eigenvalues above a tenth of the largest, at most as
+    many as the names leave."""
     residual: float | None
     """ρ of the best candidate, named or not; ``None`` if the library has none of k vertices."""
     best: str | None
@@ -67,7 +68,7 @@ class Recognition(NamedTuple):
     unlearned: Array
     """Columns that are too short ``(n_unlearned,)``."""
     rank: int
-    """Dimensions that the learned features span."""
+    """Dimensions that the learned features span: Gram eigenvalues above a tenth of the largest, or Σd if it is more."""
     noise: float
     """The noise of a cosine that explains W best; 0 if nothing has a name."""
     evidence: float
@@ -137,11 +138,20 @@ def recognise(
     sure = [block if _sure(C, block, threshold) else Block(block.members, None) for block in blocks]
     named, evidence, noise = supported(C, sure, least=EVIDENCE)
     left = sorted(set(range(len(columns))).difference(*(block.members for block in named)))
-    found = named + (_parts(frame, left, CONNECTED if eps is None else eps) if left else [])
+    free = room(C) - dimensions(named)
+    found = named + _rest(frame, C, left, free, CONNECTED if eps is None else eps)
     D, sizes = geometry.dimensionality(frame), geometry.norms(frame)
-    components = [_component(C, block, columns, D, sizes) for block in found]
+    components = [_component(C, block, columns, D, sizes, free) for block in found]
     components.sort(key=lambda c: (c.name == UNKNOWN, -c.k, c.name, c.features.min()))
-    return Recognition(tuple(components), unlearned, span(C), noise, evidence)
+    rank = max(span(C), sum(c.d for c in components))
+    return Recognition(tuple(components), unlearned, rank, noise, evidence)
+
+
+def _rest(frame: Array, C: Array, left: list[int], free: int, eps: float) -> list[Block]:
+    """Return the features without a name in connected components; in one, where those have no room side by side."""
+    parts = _parts(frame, left, eps) if left else []
+    spans = [span(C[np.ix_(part.members, part.members)]) for part in parts]
+    return parts if sum(spans) <= free else [Block(tuple(left), None)]
 
 
 def _parts(frame: Array, members: list[int], eps: float) -> list[Block]:
@@ -171,7 +181,7 @@ def _sure(C: Array, block: Block, threshold: float) -> bool:
     return all(fit.shape.name == block.fit.shape.name for fit in near)
 
 
-def _component(C: Array, block: Block, columns: Array, D: Array, sizes: Array) -> Component:
+def _component(C: Array, block: Block, columns: Array, D: Array, sizes: Array, free: int) -> Component:
     candidates = _candidates(C, block)
     members = np.array(block.members)  # (k,)
     best = candidates[0] if candidates else None
@@ -180,7 +190,7 @@ def _component(C: Array, block: Block, columns: Array, D: Array, sizes: Array) -
         name=fit.shape.name if fit else UNKNOWN,
         variant=best.shape.variant if best else "",
         k=len(members),
-        d=fit.shape.frame.shape[0] if fit else span(C[np.ix_(members, members)]),
+        d=fit.shape.frame.shape[0] if fit else min(span(C[np.ix_(members, members)]), free),
         residual=best.residual if best else None,
         best=best.shape.name if best else None,
         runner_up=candidates[1].residual if len(candidates) > 1 else None,

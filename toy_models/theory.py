@@ -13,8 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
+from toy_models.checks import check_importance
+from toy_models.data import check_density
+from toy_models.geometry import frame
 
 LABELS = ("ignored", "superposed", "dedicated")
 """What becomes of the extra feature; its number is the label."""
@@ -87,7 +91,7 @@ def phase_losses(density: Array, importance: Array, *, n_feat: int = 2, free_nor
     """
     if n_feat not in (2, 3):
         raise InputError(f"n_feat: expected 2 or 3, got {n_feat}")
-    p, r = np.broadcast_arrays(checked_density(density), checked_importance(importance))
+    p, r = checked_points(density, importance)
     ignored = ignored_loss(p)  # (...,)
     antipodal = free_antipodal(p)[1] if free_norm else antipodal_loss(p)  # (...,)
     dedicated = ignored if n_feat == 2 else np.minimum(ignored, 2 * antipodal)  # (...,)
@@ -120,7 +124,7 @@ def small_density_loss(norm: Array, ratio: Array) -> Array:
     ``ρ > (1 − t/2)/(2 − t²)``. So the extra enters at ``ρ = CRITICAL_RATIO``, at once with norm ``CRITICAL_NORM``: a
     first-order transition.
     """
-    t, rho = np.asarray(norm, dtype=np.float64), np.asarray(ratio, dtype=np.float64)
+    t, rho = np.asarray(norm, dtype=np.float64), _checked_ratio(ratio)
     return rho * (1 - t * t) ** 2 / 3 + t**2 / 3 - t**3 / 6
 
 
@@ -129,7 +133,7 @@ def small_density_norm(ratio: Array) -> Array:
 
     The larger root of ``4ρ(1 − t²) = 2 − 3t/2``, which is ``g'(t) = 0`` without its root t = 0. Above ρ = 1/2 as well.
     """
-    rho = np.asarray(ratio, dtype=np.float64)  # (...,)
+    rho = _checked_ratio(ratio)  # (...,)
     safe = np.maximum(rho, CRITICAL_RATIO)  # (...,)
     root = (1.5 + np.sqrt(2.25 - 16 * safe * (2 - 4 * safe))) / (8 * safe)  # (...,)
     return np.where(rho < CRITICAL_RATIO, 0.0, root)
@@ -141,13 +145,10 @@ def linear_loss(W: Array, density: float, *, importance: Array | None = None) ->
     ``(p/3 − p²/4) · (Σ_j I_j (1 − ‖W_j‖²)² + Σ_{i≠j} I_j (W_j·W_i)²)``: feature benefit and interference of the paper's
     "Basic results" (after Saxe et al.), exact at any p because the best bias ``(1 − WᵀW) E[x]`` leaves only variances.
     """
-    W = _frame(W)  # (n_hid, n_feat)
-    n_feat = W.shape[1]
-    error = W.T @ W - np.eye(n_feat)  # (n_feat, n_feat)
-    weights = np.ones(n_feat) if importance is None else checked_importance(importance)  # (...,)
-    if weights.shape != (n_feat,):
-        raise InputError(f"importance: expected {n_feat} numbers, one a feature, got shape {weights.shape}")
-    return float(ignored_loss(density)) * float(weights @ (error * error).sum(axis=1))
+    W = np.asarray(frame(to_host(W), batched=False), dtype=np.float64)  # (n_hid, n_feat)
+    error = W.T @ W - np.eye(W.shape[1])  # (n_feat, n_feat)
+    weights = checked_weights(importance, W.shape[1])  # (n_feat,)
+    return _ignored_loss_of_one(density) * float(weights @ (error * error).sum(axis=1))
 
 
 def linear_optimum(importance: Array, density: float, *, n_hid: int) -> float:
@@ -156,30 +157,52 @@ def linear_optimum(importance: Array, density: float, *, n_hid: int) -> float:
     ``diag(√I)(WᵀW − 1)`` is farthest reduced by the best approximation of ``diag(√I)`` of rank n_hid (Eckart–Young),
     and a projector on n_hid axes is of the form WᵀW. So the rest costs ``(p/3 − p²/4) Σ I_j``.
     """
-    if n_hid < 1:
-        raise InputError(f"n_hid: expected a number from 1, got {n_hid}")
-    weights = np.sort(np.atleast_1d(checked_importance(importance)))[::-1]  # (n_feat,)
-    return float(ignored_loss(density)) * float(weights[n_hid:].sum())
+    check_number("n_hid", n_hid, least=1, whole=True)
+    weights = np.sort(checked_importance(importance), axis=None)[::-1]  # (n_feat,)
+    return _ignored_loss_of_one(density) * float(weights[n_hid:].sum())
+
+
+def _ignored_loss_of_one(density: float) -> float:
+    loss = ignored_loss(density)  # (...,)
+    if loss.ndim:
+        raise InputError(f"density: expected one number, got shape {loss.shape}")
+    return float(loss)
 
 
 def checked_density(density: Array) -> Array:
-    """Return the density as float64 of the same shape, or raise if a number is outside (0, 1]."""
-    p = np.asarray(density, dtype=np.float64)  # (...,)
-    if not np.all((p > 0) & (p <= 1)):
-        raise InputError(f"density: expected numbers in (0, 1], got {density}")
+    """Return the density as float64 on the host, of the same shape, or raise if a number is outside (0, 1]."""
+    p = np.asarray(to_host(density), dtype=np.float64)  # (...,)
+    check_density("density", p.reshape(-1, 1))
     return p
 
 
 def checked_importance(importance: Array) -> Array:
     """Return the importance as float64 of the same shape, or raise if one is negative or not finite, or all are 0."""
-    r = np.asarray(importance, dtype=np.float64)  # (...,)
-    if not (np.all(np.isfinite(r)) and np.all(r >= 0) and np.any(r > 0)):
-        raise InputError(f"importance: expected finite numbers from 0, not all 0, got {importance}")
+    r = np.asarray(to_host(importance), dtype=np.float64)  # (...,)
+    check_importance(r.reshape(1, -1), r.size)
     return r
 
 
-def _frame(W: Array) -> Array:
-    W = np.asarray(W, dtype=np.float64)  # (...,), (n_hid, n_feat) if it is right
-    if W.ndim != 2 or not W.size or not np.isfinite(W).all():
-        raise InputError(f"W: expected a finite matrix (n_hid, n_feat), not empty, got shape {W.shape}")
-    return W
+def checked_weights(importance: Array | None, n_feat: int) -> Array:
+    """Return one importance a feature ``(n_feat,)``, 1 if none are given."""
+    r = np.ones(n_feat) if importance is None else checked_importance(importance)  # (...,)
+    if r.shape != (n_feat,):
+        raise InputError(f"importance: expected {n_feat} numbers, one a feature, got shape {r.shape}")
+    return r
+
+
+def checked_points(density: Array, importance: Array) -> tuple[Array, Array]:
+    """Return both, checked and broadcast against each other."""
+    p, r = checked_density(density), checked_importance(importance)
+    try:
+        p, r = np.broadcast_arrays(p, r)
+    except ValueError:
+        raise InputError(f"density, importance: expected shapes that broadcast, got {p.shape} and {r.shape}") from None
+    return p, r
+
+
+def _checked_ratio(ratio: Array) -> Array:
+    rho = np.asarray(to_host(ratio), dtype=np.float64)  # (...,)
+    if not (np.all(np.isfinite(rho)) and np.all(rho >= 0)):
+        raise InputError(f"ratio: expected finite numbers from 0, got {ratio}")
+    return rho

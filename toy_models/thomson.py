@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from minisae.backend import Array
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from toy_models.geometry import norms, unit_columns
 
@@ -57,11 +58,10 @@ def minimise(
     Raises
     ------
     InputError
-        For fewer than 2 points, dimensions or starts from 1, or another energy.
+        For fewer than 2 points or dimensions, less than one start or step, or another energy.
     """
-    for name, value, low in (("k", k, 2), ("d", d, 2), ("starts", starts, 1)):
-        if value < low:
-            raise InputError(f"{name}: expected a whole number from {low}, got {value!r}")
+    for name, value, least in (("k", k, 2), ("d", d, 2), ("starts", starts, 1), ("steps", steps, 1)):
+        check_number(name, value, least=least, whole=True)
     if energy not in get_args(Energy):
         raise InputError(f"energy: expected one of {', '.join(get_args(Energy))}, got {energy!r}")
     of = {"coulomb": coulomb, "relu2": relu2}[energy]

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array, backend_of, namespace, to_device, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.ops.blocks import row_blocks
 from minisae.optim import adam_init, adam_step
 from minisae.schedules import decay as fall
 from minisae.schedules import warmup as rise
 from minisae.streams import generator
-from toy_models import models
-from toy_models.checks import Settings, check_importance, check_rates, check_settings, count_instances, start_params
+from toy_models import checks, models
 from toy_models.data import Batch, Data, fixed
 from toy_models.models import Config, Params
 
@@ -29,6 +29,8 @@ Progress = Callable[[float], None]
 
 BLOCK_BYTES = 1 << 19
 """Size of a block's x: a step's half dozen arrays of that size still lie in a core's cache."""
+CHECK_EVERY = 100
+"""Steps between two looks at whether parameters and moments are finite: the only waits for a device but snapshots."""
 
 
 class Trained(NamedTuple):
@@ -82,26 +84,31 @@ def train(
     importance : I, ``(n_out,)`` or ``(i, n_out)``; by default all 1
     target : a name of :data:`toy_models.models.TARGETS`
     params : where to start ``(i, …)``, copied; by default :func:`toy_models.models.init`, a stream for each instance
-    snapshots : steps after which to keep the parameters; 0 is the start
+    snapshots : steps after which to keep the parameters, at most ``steps``; 0 is the start
     seed : start of every random stream
     dtype : ``"float32"`` or ``"float64"``
     threads : blocks at a time; by default the cores, if ``OMP_NUM_THREADS`` is 1, else one: BLAS has threads of its own
-    backend : ``"numpy"`` or ``"cupy"``
+    backend : ``"numpy"``, ``"cupy"`` or ``"auto"``
     progress : called now and then with the share of the work that is done, 0 to 1
 
     Raises
     ------
     InputError
         If a size, a name, an importance or a shape makes no sense.
+    minisae.train.Diverged
+        If parameters or Adam's moments are not finite any more, with the steps between which that began.
     """
     models.check_config(cfg)
-    check_settings(cfg, data, steps, batch_size, lr, target)
-    settings = Settings(steps, batch_size, lr, decay, warmup, weight_decay, hidden_l1, target, seed)
-    check_rates(settings, dtype)
-    weights = check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
-    i = count_instances(instances, data, weights, params)
-    start = start_params(cfg, i, params, seed, np.dtype(dtype))
-    kept = sorted({int(s) for s in snapshots if 0 <= s <= steps})
+    checks.check_settings(cfg, data, steps, batch_size, lr, target)
+    settings = checks.Settings(steps, batch_size, lr, decay, warmup, weight_decay, hidden_l1, target, seed)
+    checks.check_rates(settings, dtype)
+    weights = checks.check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
+    if threads is not None:
+        check_number("threads", threads, least=1, whole=True)
+    backend, kept = checks.array_module(backend), checks.check_snapshots(snapshots, steps)
+    given = None if params is None else checks.check_params(cfg, params, np.dtype(dtype))
+    i = checks.count_instances(instances, data, weights, given)
+    start = checks.start_params(cfg, i, given, seed, np.dtype(dtype))
     history = {name: np.empty((len(kept), *p.shape), p.dtype) for name, p in start.items()}
     device = {name: to_device(p, backend) for name, p in start.items()}
     if weights is not None:
@@ -116,7 +123,8 @@ def train(
         _train_block(cfg, mine, data, part, scale, settings, {at: k for k, at in enumerate(kept)}, seen, moved)
 
     blocks = row_blocks(i, batch_size * max(cfg.n_feat, models.n_out(cfg)) * np.dtype(dtype).itemsize, BLOCK_BYTES)
-    _each(work, blocks, 1 if backend != "numpy" else threads or thread_count())
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is refused, in one line
+        _each(work, blocks, 1 if backend != "numpy" else threads or thread_count())
     return Trained(cfg, device, np.array(kept, int), history)
 
 
@@ -149,12 +157,17 @@ def _each(work: Any, blocks: list[slice], threads: int) -> None:
             work(block)
         return
     with ThreadPoolExecutor(min(threads, len(blocks))) as pool:
-        for done in [pool.submit(copy_context().run, work, block) for block in blocks]:
-            done.result()
+        running = [pool.submit(copy_context().run, work, block) for block in blocks]
+        try:
+            for done in running:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _train_block(
-    cfg: Config, params: Params, data: Data, part: slice, importance: Array | None, settings: Settings,
+    cfg: Config, params: Params, data: Data, part: slice, importance: Array | None, settings: checks.Settings,
     kept: dict[int, int], history: Params, moved: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Train the instances of one block in place, and write their snapshots."""
@@ -163,16 +176,19 @@ def _train_block(
     draw, rng = sampler(part, s.batch_size, b.dtype), generator(s.seed, "toy_batch", part.start)
     target = models.TARGETS[s.target]
     adam = adam_init(params)
-    work, last = models.Work(), None
+    work, rows, sound = models.Work(), 0, 0
     for step in range(s.steps + 1):
+        if step > sound and (step in kept or step == s.steps or step % CHECK_EVERY == 0):
+            checks.refuse_divergence((*params.values(), *adam.m.values(), *adam.v.values()), first=sound, last=step)
+            sound = step
         if step in kept:
             for name, p in params.items():
                 history[name][kept[step]] = to_host(p)
         if step == s.steps:
             return
         x, weights = _on(backend_of(b), draw(rng))
-        if x is not last:
-            work, last = _work(cfg, params, x), x
+        if x.shape[1] != rows:  # on a device every draw is a new array, of the same size
+            work, rows = _work(cfg, params, x), x.shape[1]
         out, cache = models.forward(params, x, cfg, work=work)
         y = target(x)  # (one_or_i, n, n_out)
         slopes = {"x_hat": models.error_slope(out.x_hat, y, importance=importance, weights=weights, out=work.d_z)}
@@ -233,12 +249,11 @@ def evaluate(
     """
     models.check_config(cfg)
     source = data if isinstance(data, Data) else fixed(data.x, data.weights)
-    check_settings(cfg, source, steps=0, batch_size=1, lr=1.0, target=target)
-    if rows < 1:
-        raise InputError(f"rows: expected at least 1, got {rows}")
-    start = start_params(cfg, len(params["b"]), params, seed, np.float64)
-    weights = check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
-    i = count_instances(len(start["b"]), source, weights, start)
+    checks.check_settings(cfg, source, steps=0, batch_size=1, lr=1.0, target=target)
+    check_number("rows", rows, least=1, whole=True)
+    start = checks.check_params(cfg, params, np.float64)
+    weights = checks.check_importance(importance, models.n_out(cfg))  # (one_or_i, n_out)
+    i = checks.count_instances(len(start["b"]), source, weights, start)
     weights = None if weights is None else np.broadcast_to(weights, (i, weights.shape[1]))  # (i, n_out)
     sizes = [part.stop - part.start for part in row_blocks(rows, 1, 4096)] if source is data else [1]
     loss = np.zeros(i)  # (i,)
@@ -267,14 +282,19 @@ def _loss(cfg: Config, params: Params, batch: Batch, importance: np.ndarray | No
 def best(loss: np.ndarray, *, per: int) -> np.ndarray:
     """Return the index of the lowest loss among each ``per`` consecutive instances, ``(i / per,)``.
 
+    A loss that is not finite is never the lowest.
+
     Raises
     ------
     InputError
-        If the number of instances is not a multiple of ``per``.
+        If the number of instances is not a multiple of ``per``, or some ``per`` of them have no finite loss at all.
     """
-    if per < 1 or len(loss) % per:
+    if not isinstance(per, (int, np.integer)) or per < 1 or len(loss) % per:
         raise InputError(f"per: expected a divisor of {len(loss)} instances, got {per}")
-    index: np.ndarray = loss.reshape(-1, per).argmin(axis=1) + per * np.arange(len(loss) // per)  # (groups,)
+    ranked = np.where(np.isfinite(loss), loss, np.inf).reshape(-1, per)  # (groups, per)
+    if np.isinf(ranked).all(axis=1).any():
+        raise InputError(f"loss: expected a finite number among each {per} instances, got none")
+    index: np.ndarray = ranked.argmin(axis=1) + per * np.arange(len(ranked))  # (groups,)
     return index
 
 

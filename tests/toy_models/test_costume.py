@@ -55,9 +55,18 @@ def test_the_same_bits(name):
         np.testing.assert_array_equal(got.snapshots[key], expected.snapshots[key], strict=True)
     places = {(event.what, event.where.partition(" ")[0]) for event in seen}
     uploads = {("asarray(host data)", where) for where in ("train", "_on")}
-    assert places <= {*uploads, ("get()", "_train_block")}, places
+    assert places <= {*uploads, ("get()", "_train_block"), ("bool()", "refuse_divergence")}, places
     copies = [event for event in seen if event.what == "get()"]
     assert len(copies) == 3 * len(expected.params), "copies to the host other than the snapshots"
+    assert sum(event.what == "bool()" for event in seen) == 2, "one look at each snapshot but the start"
+
+
+def test_buffers_are_made_once(monkeypatch):
+    """On a device each draw is a new array, of the same size."""
+    made = []
+    monkeypatch.setattr(train, "_work", lambda *given, work=train._work: made.append(0) or work(*given))
+    run("relu output", "costume")
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "pairs"])

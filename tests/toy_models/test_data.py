@@ -278,15 +278,22 @@ BAD = {
     "nan": (lambda: data.independent([0.5, np.nan]), r"density: expected numbers in \(0, 1\], got nan"),
     "axes": (lambda: data.independent(np.full((2, 2, 2), 0.5)), r"density: expected .*, got shape \(2, 2, 2\)"),
     "width": (lambda: data.independent([0.5, 0.5], n_feat=3), r"density: expected .*, got shape \(2,\)"),
-    "no features": (lambda: data.independent(0.5, n_feat=0), "n_feat: expected at least 1, got 0"),
-    "empty": (lambda: data.independent([]), "n_feat: expected at least 1, got 0"),
-    "single": (lambda: data.single_active(0), "n_feat: expected at least 1, got 0"),
-    "sets": (lambda: data.correlated(0.5, sets=0, size=2), "sets: expected at least 1, got 0"),
-    "size": (lambda: data.anticorrelated(0.5, sets=2, size=0), "size: expected at least 1, got 0"),
+    "no features": (lambda: data.independent(0.5, n_feat=0), "n_feat: expected a whole number .*, got 0"),
+    "part of a feature": (lambda: data.independent(0.5, n_feat=2.5), r"n_feat: expected a whole number .*, got 2\.5"),
+    "empty": (lambda: data.independent([]), "n_feat: expected a whole number of at least 1, got 0"),
+    "words": (lambda: data.independent(["many"]), "density: expected real numbers, got dtype <U4"),
+    "ragged": (lambda: data.independent([[0.5], [0.5, 0.5]]), "density: expected an array of real numbers, got list"),
+    "single": (lambda: data.single_active(0), "n_feat: expected a whole number of at least 1, got 0"),
+    "single of a part": (lambda: data.single_active(2.5), r"n_feat: expected a whole number .*, got 2\.5"),
+    "sets": (lambda: data.correlated(0.5, sets=0, size=2), "sets: expected a whole number of at least 1, got 0"),
+    "part of a set": (lambda: data.correlated(0.5, sets=2.5, size=2), r"sets: expected a whole number .*, got 2\.5"),
+    "size": (lambda: data.anticorrelated(0.5, sets=2, size=0), "size: expected a whole number of at least 1, got 0"),
+    "size nan": (lambda: data.anticorrelated(0.5, sets=2, size=np.nan), "size: expected a whole number .*, got nan"),
     "gate": (lambda: data.anticorrelated(1.2, sets=2, size=2), r"density: expected numbers in \(0, 1\], got 1.2"),
     "gates": (lambda: data.correlated([0.5] * 3, sets=2, size=2), r"density: expected .*, got shape \(3,\)"),
     "later parent": (lambda: data.hierarchical([0.5] * 2, [1, -1]), r"parents: expected .*, got \[1, -1\]"),
     "parent": (lambda: data.hierarchical([0.5] * 2, [-2, -1]), r"parents: expected .*, got \[-2, -1\]"),
+    "part of a parent": (lambda: data.hierarchical([0.5] * 2, [-1, 0.5]), r"parents: expected .*, got \[-1\.0, 0\.5\]"),
     "magnitude": (
         lambda: data.hierarchical([0.5], [-1], magnitude="two"),
         "magnitude: expected 'uniform' or 'one', got 'two'",
@@ -299,7 +306,19 @@ BAD = {
     ),
     "not finite": (lambda: data.fixed([[1.0, np.nan]]), "x, weights: expected finite numbers.*"),
     "negative share": (lambda: data.fixed([[1.0], [2.0]], [1.5, -0.5]), "x, weights: expected finite numbers.*"),
-    "no sample": (lambda: data.sample(data.independent([0.5]), 0, ANY), "n: expected at least 1, got 0"),
+    "no share": (
+        lambda: data.fixed(np.ones((2, 3)), np.zeros(2)), "weights: expected some above 0 for each instance, .*",
+    ),
+    "no share for one": (
+        lambda: data.fixed(np.ones((2, 3)), [[1, 0], [0, 0]]), "weights: expected some above 0 for each instance, .*",
+    ),
+    "shares of shares": (
+        lambda: data.fixed(np.ones((2, 3)), np.ones((1, 1, 2))), r"weights: .*, got shape \(1, 1, 2\)",
+    ),
+    "rows of words": (lambda: data.fixed([["a", "b"]]), "x: expected real numbers, got dtype <U1"),
+    "shares of words": (lambda: data.fixed([[1.0]], ["a"]), "weights: expected real numbers, got dtype <U1"),
+    "no sample": (lambda: data.sample(data.independent([0.5]), 0, ANY), "n: expected a whole number .*, got 0"),
+    "part of a row": (lambda: data.sample(data.independent([0.5]), 2.5, ANY), r"n: expected .*, got 2\.5"),
 }  # fmt: skip
 
 

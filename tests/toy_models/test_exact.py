@@ -138,9 +138,12 @@ def test_minimise_takes_each_instance_to_its_own_minimum():
 
 BAD = {
     "density": ({"density": 0}, r"density: expected numbers in \(0, 1\], got 0"),
-    "nodes": ({"nodes": 0}, "nodes, max_active: expected at least 1 and 0, got 0 and None"),
-    "no nodes": ({"nodes": ()}, r"nodes, max_active: expected at least 1 and 0, got \(\) and None"),
-    "active": ({"max_active": -1}, "nodes, max_active: expected at least 1 and 0, got 16 and -1"),
+    "nodes": ({"nodes": 0}, "nodes: expected a whole number of at least 1, got 0"),
+    "part of a node": ({"nodes": 2.5}, r"nodes: expected a whole number of at least 1, got 2\.5"),
+    "part of one node": ({"nodes": (3, 2.5)}, r"nodes: expected a whole number of at least 1, got 2\.5"),
+    "no nodes": ({"nodes": ()}, "nodes: expected a whole number or several, got none"),
+    "active": ({"max_active": -1}, "max_active: expected a whole number of at least 0, got -1"),
+    "partly active": ({"max_active": 1.5}, r"max_active: expected a whole number of at least 0, got 1\.5"),
     "rows": ({"n_feat": 6}, r"max_active: 24137569 rows are too many; ask for .*"),
     "many features": ({"n_feat": 100}, r"max_active: \d+ rows are too many; ask for .*"),
 }

@@ -31,6 +31,41 @@ def test_dimensionality_by_hand():
     assert geometry.leverage(np.array([[1.0, 1, 0], [0, 0, 3]])) == pytest.approx([1 / 2, 1 / 2, 1])
 
 
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e300, 1e-300, 2**-1060])
+def test_entries_of_any_size(scale):
+    W = random(3, 7, 0)
+    packed, expected = geometry.packing(scale * W), geometry.packing(W)
+    rtol = 1e-9 if scale > 1e-305 else 1e-2  # subnormal numbers have few digits
+    np.testing.assert_allclose(packed.D, expected.D, rtol)
+    np.testing.assert_allclose(packed.leverage, expected.leverage, rtol)
+    np.testing.assert_allclose(geometry.cosines(scale * W), geometry.cosines(W), atol=rtol)
+    np.testing.assert_allclose(geometry.norms(scale * W), scale * geometry.norms(W), rtol)
+    assert geometry.dimensions_per_feature(scale * W) == (0 if scale > 1 else np.inf)
+
+
+def test_columns_of_very_different_sizes():
+    tiny = np.array([[1e200, 0, 1e-100], [0, 1e-100, 0]])
+    assert geometry.dimensionality(tiny) == pytest.approx([1, 1, 0])
+    assert geometry.dimensionality(np.array([[1e300, 1e-300]])).tolist() == [1, 0]
+
+
+def test_half_precision_is_measured_in_single():
+    W = random(3, 7, 0).astype(np.float16)
+    large = np.float16(2**12) * W
+    for measure in (geometry.dimensionality, geometry.leverage):
+        assert measure(large).dtype == np.float32
+        np.testing.assert_allclose(measure(large), measure(W.astype(np.float64)), rtol=1e-5)
+
+
+@given(SIZES, st.floats(-300, 300))
+def test_dimensionality_is_a_share(sizes, power):
+    n_hid, n_feat, seed = sizes
+    W = random(n_hid, n_feat, seed) * 10.0 ** np.random.default_rng(seed).uniform(min(power, 0), max(power, 0), n_feat)
+    D = geometry.dimensionality(W)
+    assert ((D >= 0) & (D <= 1)).all()
+    assert D.sum() <= n_hid + 1e-9
+
+
 def test_superposition_in_three_conventions_by_hand():
     W = np.array([[2.0, 1], [0, 1]])
     assert geometry.superposition(W) == pytest.approx([1, 2])
@@ -148,6 +183,10 @@ def test_canonical_order_is_clockwise_from_up():
         (lambda: geometry.coherence(np.ones((2, 3, 5))), "W: expected an array (n_hid, n_feat), not empty"),
         (lambda: geometry.superposition(np.eye(2), convention="notebook"), "convention: expected one of text, legend"),
         (lambda: geometry.components(np.eye(2), eps=1), "eps: expected a number in [0, 1), got 1"),
+        (lambda: geometry.learned(np.eye(2), floor=np.nan), "floor: expected a number of at least 0, got nan"),
+        (lambda: geometry.learned(np.eye(2), floor=-1), "floor: expected a number of at least 0, got -1"),
+        (lambda: geometry.learned(np.eye(2), share=np.nan), "share: expected a number of at least 0, got nan"),
+        (lambda: geometry.learned(np.eye(2), share="a"), "share: expected a number of at least 0, got 'a'"),
         (lambda: geometry.canonical(np.eye(5)), "W: expected 2 or 3 hidden dimensions, got 5"),
     ],
 )

@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from minisae.errors import InputError
+from minisae.metrics import welch_bound
 from toy_models import limits as lim
+from toy_models.geometry import coherence
 
 TRIANGLE = np.array([[2.0, -0.5, -1.0], [0.0, 3**0.5 / 2, -(3**0.5)]])
 
 
 def test_coherence_and_welch():
-    assert lim.coherence(TRIANGLE) == pytest.approx(0.5)
-    assert lim.welch_bound(3, 2) == 0.5
-    assert lim.coherence(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])) == 0
-    assert lim.coherence(np.array([[1.0, 0.0]])) == 0
-    assert lim.welch_bound(64, 32) == pytest.approx(0.126, abs=5e-4)
+    assert coherence(TRIANGLE) == pytest.approx(0.5)
+    assert welch_bound(3, 2) == 0.5
+    assert coherence(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])) == 0
+    assert coherence(np.array([[1.0, 0.0]])) == 0
+    assert welch_bound(64, 32) == pytest.approx(0.126, abs=5e-4)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(2, 7))
@@ -28,8 +30,8 @@ def test_spark_of_random_frames_and_its_bound(seed, n_hid, n_feat):
     W = np.random.default_rng(seed).standard_normal((n_hid, n_feat))
     spark = lim.spark(W)
     assert spark == min(n_hid, n_feat) + 1
-    mu = lim.coherence(W)
-    assert mu >= lim.welch_bound(n_feat, n_hid) - 1e-9
+    mu = coherence(W)
+    assert mu >= welch_bound(n_feat, n_hid) - 1e-9
     if n_feat > n_hid:
         assert spark >= 1 + 1 / mu - 1e-9
         assert lim.sparsity_guarantee(mu) <= lim.spark_guarantee(spark)
@@ -72,7 +74,7 @@ def test_the_guarantee_is_what_it_says():
     """At k = guarantee no two k-sparse codes agree: every 2k columns are independent."""
     W = np.linalg.qr(np.random.default_rng(3).standard_normal((7, 7)))[0]
     W = np.concatenate([W, np.ones((7, 1))], axis=1)
-    k = lim.sparsity_guarantee(lim.coherence(W))
+    k = lim.sparsity_guarantee(coherence(W))
     assert k == 1
     assert 2 * k < lim.spark(W)
 
@@ -162,14 +164,22 @@ def test_refusals():
     with pytest.raises(InputError, match=r"^W: expected a frame with at most"):
         lim.spark(np.random.default_rng(0).standard_normal((20, 60)))
     for bad in (np.ones(3), np.array([[np.nan]]), np.ones((0, 3))):
-        with pytest.raises(InputError, match=r"^W: expected a finite matrix"):
-            lim.coherence(bad)
-    with pytest.raises(InputError, match=r"^coherence"):
-        lim.sparsity_guarantee(1.2)
-    with pytest.raises(InputError, match=r"^n_active, kept"):
-        lim.oracle_fvu(5, 6)
-    with pytest.raises(InputError, match=r"^l1"):
-        lim.shrinkage_floor(-1)
+        with pytest.raises(InputError, match=r"^W: expected"):
+            lim.spark(bad)
+    for mu in (1.2, np.nan):
+        with pytest.raises(InputError, match=r"^coherence: expected a number in"):
+            lim.sparsity_guarantee(mu)
+    for spark in (0, 2.5, np.nan):
+        with pytest.raises(InputError, match=r"^spark: expected a whole number of at least 1, got"):
+            lim.spark_guarantee(spark)
+    for kept in (6, -1, np.nan):
+        with pytest.raises(InputError, match=r"^kept: expected numbers from 0 to n_active, 5, got"):
+            lim.oracle_fvu(5, kept)
+    with pytest.raises(InputError, match=r"^n_active: expected a whole number of at least 1, got 0"):
+        lim.oracle_fvu(0, 0)
+    for l1 in (-1, np.nan):
+        with pytest.raises(InputError, match=r"^l1: expected numbers from 0, got"):
+            lim.shrinkage_floor(l1)
     with pytest.raises(InputError, match=r"^capacity"):
         lim.readout_loss([0.5, 1.5])
     with pytest.raises(InputError, match=r"^kurtosis"):

@@ -1,6 +1,5 @@
 """The pictures, by the data they draw, their axes and scales, and whether their words overlap or leave the picture."""
 
-from fractions import Fraction
 from itertools import combinations
 
 import matplotlib as mpl
@@ -17,7 +16,7 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from minisae.errors import InputError
-from toy_models import plots
+from toy_models import plots, polytopes
 from toy_models.plots import dynamics, frames, geometry, neurons, phases, style
 
 RNG = np.random.default_rng(0)
@@ -540,14 +539,9 @@ def test_dimensionality_keeps_every_value_near_its_sparsity():
         np.testing.assert_allclose(np.sort(points[nearest == at, 1]), np.sort(D[at][np.isfinite(D[at])]))
     assert ax.get_xscale() == "log"
     guides = {line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == "--" and len(line.get_ydata()) == 2}
-    assert guides == {float(level) for level, _ in plots.LEVELS}
+    assert guides == {level for level, _ in polytopes.LEVELS}
     star = next(line for line in ax.lines if line.get_marker() == "s")
     np.testing.assert_array_equal(star.get_ydata(), 1 / INVERSE)
-
-
-def test_levels_are_named_by_their_value():
-    assert [level for level, _ in plots.LEVELS] == [1, 0.75, 2 / 3, 0.5, 0.4, 0.375]
-    assert [float(Fraction(text.split()[0])) for _, text in plots.LEVELS] == [level for level, _ in plots.LEVELS]
 
 
 # ---------------------------------------------------------------- 9 to 14

@@ -1,5 +1,7 @@
 """The reference polytopes: the table of their numbers, products, and where charges and interfering features rest."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,6 +70,16 @@ def count_symmetries(gram):
     return len(orders)
 
 
+def test_levels_are_what_the_shapes_have():
+    heights = [height for height, _ in polytopes.LEVELS]
+    assert heights == [0.375, 0.4, 0.5, 2 / 3, 0.75, 1]
+    for height, text in polytopes.LEVELS:
+        value, _, name = text.partition(" ")
+        assert float(Fraction(value)) == height
+        shape = "point" if name.strip() == "own dimension" else name
+        assert pytest.approx(height) == polytopes.facts(polytopes.named(shape).frame).D
+
+
 def test_antiprism_dimensionality_in_closed_form():
     for z in (0.3, polytopes.TIGHT_Z, polytopes.COULOMB_Z, 0.8):
         D = polytopes.facts(polytopes.square_antiprism(z)).D
@@ -133,14 +145,22 @@ def test_slopes_of_the_energies(energy, d, k, seed):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: polytopes.simplex(-1), "d: expected a whole number from 0, got -1"),
-        (lambda: polytopes.polygon(2), "k: expected a whole number from 3, got 2"),
+        (lambda: polytopes.simplex(-1), "d: expected a whole number of at least 0, got -1"),
+        (lambda: polytopes.polygon(2), "k: expected a whole number of at least 3, got 2"),
+        (lambda: polytopes.polygon(2.5), "k: expected a whole number of at least 3, got 2.5"),
         (lambda: polytopes.square_antiprism(1.0), "z: expected a height between 0 and 1, got 1.0"),
         (lambda: polytopes.tegum(), "frames: expected one or more matrices"),
         (lambda: polytopes.named("hexadigon"), "name: expected one of point, digon"),
         (lambda: polytopes.named("cube", variant="tight"), "name: expected one of point, digon"),
         (lambda: polytopes.facts(2 * np.eye(2)), "frame: expected columns of norm 1, got norms from 2 to 2"),
-        (lambda: thomson.minimise(1, 3, np.random.default_rng(0)), "k: expected a whole number from 2, got 1"),
+        (lambda: polytopes.facts(np.ones(3)), "frame: expected an array (n_hid, n_feat), not empty, got (3,)"),
+        (lambda: polytopes.facts(np.full((2, 2), np.nan)), "frame: expected finite numbers"),
+        (lambda: thomson.minimise(1, 3, np.random.default_rng(0)), "k: expected a whole number of at least 2, got 1"),
+        (
+            lambda: thomson.minimise(2.5, 3, np.random.default_rng(0)),
+            "k: expected a whole number of at least 2, got 2.5",
+        ),
+        (lambda: thomson.minimise(3, 3, np.random.default_rng(0), starts=0), "starts: expected a whole number of"),
         (lambda: thomson.minimise(3, 3, np.random.default_rng(0), energy="log"), "energy: expected one of coulomb"),
     ],
 )

@@ -226,6 +226,31 @@ def test_little_to_look_at():
     assert summary(recognise(np.ones((1, 5)))) == "unknown(5 in 1-D)"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_names_claim_no_more_dimensions_than_there_are(seed):
+    """Eleven lines in ten dimensions are nearly orthogonal, each a digon by itself."""
+    lines = polytopes.simplex(10)
+    noise = 0.03 * generator(seed, "toy_frames", 19).standard_normal((10, 22))
+    found = recognise(np.concatenate([lines, -lines], axis=1) + noise)
+    digons = [c for c in found.components if c.name == "digon"]
+    [unknown] = [c for c in found.components if c.name == UNKNOWN]
+    assert 1 <= len(digons) <= 9
+    assert unknown.k == 22 - 2 * len(digons)
+    assert sum(c.d for c in found.components) == found.rank == 10
+
+
+def test_features_without_a_name_share_what_the_names_leave():
+    """A pentagon, and two groups of random directions with 0.35 each along one that they share: 2 + 4 + 5 in 10."""
+    rng = generator(0, "toy_frames", 20)
+    rest = np.zeros((10, 24))
+    rest[2:5, :11], rest[6:, 11:] = rng.standard_normal((3, 11)), rng.standard_normal((4, 13))
+    rest /= np.linalg.norm(rest, axis=0)
+    rest[5] = 0.35 * rng.choice([-1, 1], 24)
+    found = recognise(np.concatenate([np.eye(10, 2) @ frame("pentagon"), rest], axis=1))
+    assert summary(found) == "1 pentagon + unknown(24 in 8-D)"
+    assert found.rank == 10
+
+
 def test_wide_frames_are_answered():
     W = generator(0, "toy_frames", 18).standard_normal((30, 400))
     assert summary(recognise(W)) == "unknown(400 in 30-D)"
@@ -240,6 +265,7 @@ def test_wide_frames_are_answered():
         (lambda: recognise(np.array([["a"]])), "W: expected real numbers, got dtype <U1"),
         (lambda: recognise(np.eye(2), features="both"), "features: expected 'columns' or 'rows', got 'both'"),
         (lambda: recognise(np.eye(2), threshold=0), "threshold: expected a residual in (0, 2], got 0"),
+        (lambda: recognise(np.eye(2), floor=np.nan), "floor: expected a number of at least 0, got nan"),
         (lambda: recognise(np.eye(2), eps=1.5), "eps: expected a number in [0, 1), got 1.5"),
     ],
 )

@@ -91,13 +91,13 @@ def closed_forms():
     near = phase.near_boundary(density[:1], importance[:1])
     phase.agreement(np.zeros(1), np.zeros(1), near[0])
     for k in (5, 6):
-        polygons.polygon(k), polygons.polygon_energy(k), polygons.polygon_loss(k, 7)
+        polygons.polygon_optimum(k), polygons.polygon_energy(k), polygons.polygon_loss(k, 7)
         polygons.one_hot_loss(*polygons.polygon_params(k, 7))
     polygons.packing_hull(polygons.packing_shapes())
     limits.spark(rng().standard_normal((3, 5))), limits.oracle_fvu(6, np.arange(7))
     limits.shrinkage_floor(np.array([0.1]))
     limits.allocate_capacity(np.outer([1, 2], [1, 0.4, 0.1]), 1.0), limits.readout_loss(np.array([0.5]))
-    branches.follow("pentagon", [1.0, 0.9], nodes=3, max_active=2)
+    branches.branch("pentagon", [1.0, 0.9], nodes=3, max_active=2)
 
 
 def experiments():
@@ -131,7 +131,7 @@ def autoencoders():
         rows = sharkey.features(13, 2.0, correlation=correlated)
         found = sharkey.recovery_map(dictionary, rows, l1=[0.1, 0.2], widths=[7, 11], steps=3, batch_size=N)
     sharkey.random_mmcs(dictionary, 11, rng(), draws=2)
-    sharkey.agreement(dictionary, sharkey.duplicated(dictionary))
+    sharkey.compare(dictionary, sharkey.duplicated(dictionary))
     absorption.examine(*absorption.train(nested=True, instances=2, steps=3))
     absorption.hedge(nested=True, instances=2, steps=3)
     sparse_but_wrong.sweep(0.4, steps=3)

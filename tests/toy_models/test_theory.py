@@ -145,5 +145,21 @@ def test_refuses_other_nonsense():
         t.linear_loss(np.array([[np.nan]]), 0.5)
     with pytest.raises(InputError, match=r"^importance: expected 3 numbers"):
         t.linear_loss(np.ones((2, 3)), 0.5, importance=[1.0, 2.0])
-    with pytest.raises(InputError, match=r"^n_hid"):
-        t.linear_optimum([1.0], 0.5, n_hid=0)
+    for n_hid in (0, 1.5):
+        with pytest.raises(InputError, match=r"^n_hid: expected a whole number of at least 1, got"):
+            t.linear_optimum([1.0], 0.5, n_hid=n_hid)
+    with pytest.raises(
+        InputError, match=r"^density, importance: expected shapes that broadcast, got \(2,\) and \(3,\)$"
+    ):
+        t.phase_losses([0.1, 0.2], [1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match=r"^density: expected one number, got shape \(2,\)$"):
+        t.linear_loss(np.ones((2, 3)), [0.1, 0.2])
+    with pytest.raises(InputError, match=r"^density: expected one number, got shape \(1,\)$"):
+        t.linear_optimum([1.0], [0.1], n_hid=1)
+    for ratio in (-1, np.nan, [0.5, np.inf]):
+        with pytest.raises(InputError, match=r"^ratio: expected finite numbers from 0, got"):
+            t.small_density_norm(ratio)
+        with pytest.raises(InputError, match=r"^ratio: expected finite numbers from 0, got"):
+            t.small_density_loss(0.5, ratio)
+    with pytest.raises(InputError, match=r"^density: expected"):
+        t.phase_losses([], 1.0)

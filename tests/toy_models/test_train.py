@@ -8,6 +8,7 @@ import pytest
 
 from minisae.errors import InputError
 from minisae.streams import generator
+from minisae.train import Diverged
 from toy_models import data, exact, models, train
 from toy_models.data import Batch
 from toy_models.models import TARGETS, Config
@@ -149,7 +150,7 @@ def test_params_given_are_copied():
 
 def test_snapshots():
     source = data.independent(0.1, n_feat=5)
-    run = train.train(CFG, source, steps=12, batch_size=7, instances=3, decay="constant", snapshots=(12, 0, 5, 5, 99))
+    run = train.train(CFG, source, steps=12, batch_size=7, instances=3, decay="constant", snapshots=(12, 0, 5, 5))
     np.testing.assert_array_equal(run.steps, [0, 5, 12])
     assert run.snapshots["W"].shape == (3, 3, 2, 5)
     for t, steps in enumerate((0, 5, 12)):
@@ -258,6 +259,61 @@ def test_best_of_each_group():
             train.best(loss, per=per)
 
 
+def test_a_loss_that_is_not_finite_is_never_best():
+    loss = np.array([np.nan, 3, np.inf, 2, -np.inf, np.nan])
+    np.testing.assert_array_equal(train.best(loss, per=3), [1, 3])
+    with pytest.raises(InputError, match=r"^loss: expected a finite number among each 2 instances, got none$"):
+        train.best(loss, per=2)
+
+
+class TestDivergence:
+    """What is not finite is refused, with no warning of NumPy's: warnings are errors here."""
+
+    def run(self, **options):
+        settings = {"steps": 350, "batch_size": 7, "lr": 1e30, "seed": 1} | options
+        return train.train(CFG, data.independent(0.5, n_feat=5), **settings)
+
+    def test_within_the_first_steps(self):
+        with pytest.raises(
+            Diverged, match=r"^training diverged between steps 0 and 100: .*; try a lower lr$"
+        ) as caught:
+            self.run()
+        assert caught.value.step == 100
+
+    def test_snapshots_narrow_it_down(self):
+        with pytest.raises(Diverged, match="between steps 0 and 3:"):
+            self.run(snapshots=(0, 3))
+
+    def test_at_the_end(self):
+        with pytest.raises(Diverged, match="between steps 0 and 5:"):
+            self.run(steps=5)
+
+    def test_later(self):
+        """One row grows so large after step 230 that its error overflows."""
+
+        def sampler(part, n, dtype):
+            seen = []
+
+            def draw(rng):
+                seen.append(0)
+                return Batch(np.full((1, 1, 5), 1e30 if len(seen) > 230 else 0.5, dtype))
+
+            return draw
+
+        with pytest.raises(Diverged, match="between steps 200 and 300:"):
+            train.train(CFG, data.Data(5, 1, sampler), steps=350)
+
+    def test_moments_that_overflow_would_freeze_the_parameters(self):
+        """Parameters stay finite, but the second moments are not."""
+        source = data.fixed(np.full((1, 5), 1e25))
+        with pytest.raises(Diverged, match="between steps 0 and 2:"):
+            train.train(CFG, source, steps=2, lr=1e-3, params={"W": np.zeros((1, 2, 5)), "b": np.full((1, 5), 1.0)})
+
+    def test_in_a_thread(self):
+        with pytest.raises(Diverged, match="between steps 0 and 6:"):
+            wide_run(2, lr=1e30)
+
+
 GOOD = {"W": np.ones((3, 2, 5)), "b": np.ones((3, 5))}
 BAD = {
     "n_feat": ({"cfg": Config(0, 2)}, "n_feat: expected a whole number of at least 1, got 0"),
@@ -267,11 +323,24 @@ BAD = {
     "fraction": ({"steps": 2.5}, r"steps: expected a whole number of at least 0, got 2\.5"),
     "batch": ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
     "lr": ({"lr": 0}, "lr: expected a number above 0, got 0"),
-    "lr nan": ({"lr": np.nan}, "lr: expected a number above 0, got nan"),
+    "lr nan": ({"lr": np.nan}, "lr: expected a number of at least 0, got nan"),
+    "lr word": ({"lr": "fast"}, "lr: expected a number of at least 0, got 'fast'"),
+    "seed": ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+    "threads": ({"threads": -3}, "threads: expected a whole number of at least 1, got -3"),
+    "no thread": ({"threads": 0}, "threads: expected a whole number of at least 1, got 0"),
+    "backend": ({"backend": "x"}, "backend: expected one of numpy, cupy, auto, got 'x'"),
+    "no arrays": ({"backend": "json"}, "backend: expected one of numpy, cupy, auto, got 'json'"),
+    "late snapshot": ({"snapshots": [7]}, "snapshots: expected a whole number .* at most 2, got 7"),
+    "part of a step": ({"snapshots": [0.5]}, r"snapshots: expected a whole number .*, got 0\.5"),
+    "part of an instance": ({"instances": 1.5}, r"instances: expected a whole number of at least 1, got 1\.5"),
+    "no params": ({"params": {}}, r"params: expected \(instances, …\) of .*, got \{\}"),
+    "words": ({"params": {**GOOD, "b": [["a"] * 5] * 3}}, "params: expected real numbers, got dtype <U1"),
+    "ragged": ({"params": {**GOOD, "b": [[1.0], [1.0, 2.0]]}}, "params: expected an array of real numbers, got list"),
+    "important words": ({"importance": ["a"] * 5}, "importance: expected real numbers, got dtype <U1"),
     "decay": ({"decay": "steep"}, "decay: expected one of constant, .*, got 'steep'"),
-    "warmup": ({"warmup": -1}, "warmup: expected a number that is not negative, got -1"),
-    "weight decay": ({"weight_decay": -0.1}, "weight_decay: expected a number that is not negative, got -0.1"),
-    "hidden l1": ({"hidden_l1": np.nan}, "hidden_l1: expected a number that is not negative, got nan"),
+    "warmup": ({"warmup": -1}, "warmup: expected a number of at least 0, got -1"),
+    "weight decay": ({"weight_decay": -0.1}, "weight_decay: expected a number of at least 0, got -0.1"),
+    "hidden l1": ({"hidden_l1": np.nan}, "hidden_l1: expected a number of at least 0, got nan"),
     "dtype": ({"dtype": "int32"}, "dtype: expected one of float32, float64, got 'int32'"),
     "target": ({"target": "cube"}, "target: expected one of identity, .*, got 'cube'"),
     "outputs": ({"target": "pairs"}, "n_out: target 'pairs' has 10 outputs, the model 5"),
@@ -283,7 +352,7 @@ BAD = {
     "nan": ({"importance": [np.nan] * 5}, "importance: expected numbers that are not negative, and not all 0"),
     "width": ({"importance": [1, 1]}, r"importance: expected \(n_out,\) or .*, n_out 5, got \(1, 2\)"),
     "axes": ({"importance": np.ones((2, 2, 5))}, r"importance: expected .*, got \(2, 2, 5\)"),
-    "instances": ({"instances": 0}, "instances: describes 0 instances, others 1"),
+    "instances": ({"instances": 0}, "instances: expected a whole number of at least 1, got 0"),
     "two counts": ({"instances": 2, "importance": np.ones((3, 5))}, "instances: describes 2 instances, others 3"),
     "too few": ({"instances": 1, "importance": np.ones((3, 5))}, "instances: asked for 1, but .* describe more"),
     "params": ({"params": GOOD, "instances": 4}, "params: describes 3 instances, others 4"),
@@ -308,12 +377,13 @@ def test_bad_input_is_one_line(case):
 
 BAD_TEST = {
     "shape": ({"params": {**GOOD, "W": np.ones((3, 5, 2))}}, r"params: expected \(instances, …\) of .*"),
+    "no params": ({"params": {}}, r"params: expected \(instances, …\) of .*, got \{\}"),
     "nan": ({"params": {**GOOD, "W": np.full((3, 2, 5), np.nan)}}, "params: expected finite numbers, .*"),
     "target": ({"target": "cube"}, "target: expected one of identity, .*, got 'cube'"),
     "features": ({"data": data.independent(0.1, n_feat=7)}, "n_feat: the data has 7 features, the model 5"),
     "instances": ({"data": data.independent(np.full((2, 5), 0.1))}, "data: describes 2 instances, others 3"),
     "importance": ({"importance": np.zeros(5)}, "importance: expected numbers that are not negative, and not all 0"),
-    "rows": ({"rows": 0}, "rows: expected at least 1, got 0"),
+    "rows": ({"rows": 0}, "rows: expected a whole number of at least 1, got 0"),
     "batch": ({"data": Batch(np.full((1, 2, 5), np.nan))}, "x, weights: expected finite numbers.*"),
     "lengths": ({"params": {**GOOD, "b": np.ones((2, 5))}}, r"params: expected one number of instances, got \[3, 2\]"),
 }

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minisae import metrics
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.ops import dense
 from minisae.sae import relu
@@ -55,8 +56,8 @@ def _probabilities(density: float, given: float) -> None:
 
 def orthonormal(n_feat: int, d_in: int, rng: np.random.Generator) -> np.ndarray:
     """Return ``n_feat`` random orthonormal rows, float32 ``(n_feat, d_in)``."""
-    if not 1 <= n_feat <= d_in:
-        raise InputError(f"n_feat: expected 1 to d_in = {d_in}, got {n_feat}")
+    check_number("d_in", d_in, least=1, whole=True)
+    check_number("n_feat", n_feat, least=1, most=d_in, whole=True)
     return np.asarray(np.linalg.qr(rng.standard_normal((d_in, n_feat)))[0].T, np.float32)
 
 
@@ -118,7 +119,7 @@ def train(
     batch_size: int = 512,
     lr: float = 1e-3,
     seed: int = 0,
-) -> tuple[saes.Trained, np.ndarray]:
+) -> tuple[saes.TrainedSAEs, np.ndarray]:
     """Train autoencoders with a latent for each of the four features; return them and the dictionary.
 
     Chanin et al. 2024 use d_in 50, 1e8 rows at rate 3e-4.
@@ -132,7 +133,7 @@ def train(
     return trained, dictionary
 
 
-def examine(trained: saes.Trained, dictionary: Array) -> Examined:
+def examine(trained: saes.TrainedSAEs, dictionary: Array) -> Examined:
     """Compare latents with the features ``dictionary (n_feat, d_in)``: cosines, and answers to each case.
 
     Raises
@@ -144,7 +145,7 @@ def examine(trained: saes.Trained, dictionary: Array) -> Examined:
     if len(dictionary) != cfg.d_sae or len(dictionary) != len(CASES["parent"]):
         raise InputError(f"dictionary: expected {len(CASES['parent'])} features and latents, got {len(dictionary)} "
                          f"and {cfg.d_sae}")  # fmt: skip
-    cases = np.array(list(CASES.values()), np.float32) @ dictionary  # (c, d_in)
+    cases = np.array(list(CASES.values()), np.float32) @ to_host(dictionary)  # (c, d_in)
     f = dense(relu.encode(params, cases[None], cfg))  # (i, c, d_sae)
     encoder, decoder, table = [], [], []
     for k in range(len(f)):
@@ -162,7 +163,7 @@ def examine(trained: saes.Trained, dictionary: Array) -> Examined:
 
 def cosines(latents: Array, dictionary: Array) -> np.ndarray:
     """Return the cosine of each latent ``(latents, d_in)`` with each of ``(n_feat, d_in)``: ``(latents, n_feat)``."""
-    return np.asarray(metrics.unit_rows(latents) @ metrics.unit_rows(dictionary).T)
+    return np.asarray(metrics.unit_rows(to_host(latents)) @ metrics.unit_rows(to_host(dictionary)).T)
 
 
 def hedged_cosine(density: float = DENSITY, given: float = GIVEN, *, bias: bool = True) -> float:

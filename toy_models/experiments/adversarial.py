@@ -69,6 +69,8 @@ def worst_errors(cfg: Config, params: Params, x: Any, *, epsilon: float, importa
         raise InputError(f"epsilon: expected a number of at least 0, got {epsilon!r}")
     one = {name: np.asarray(to_host(p), np.float64) for name, p in params.items()}
     scale = np.ones(cfg.n_feat) if importance is None else np.asarray(importance, np.float64)  # (n_feat,)
+    if scale.shape != (cfg.n_feat,):
+        raise InputError(f"importance: expected ({cfg.n_feat},), got shape {scale.shape}")
     if epsilon == 0:
         return _errors(cfg, one, rows, rows, scale)
     along = epsilon * directions(one["W"][0])  # (n_feat, n_feat)

@@ -3,7 +3,9 @@
 Elhage et al. 2022, section "Non-uniform superposition": as one feature's density changes, the pentagon bends, until
 two digons and a dead feature take over. Each of the two geometries is a branch of minima of the exact loss that can be
 followed as density changes; their losses cross, which makes the change a first-order transition. Where they cross is
-the exact answer; the paper's figure shows where training changes over, which is elsewhere.
+the exact answer; the paper's figure shows where training changes over, which is elsewhere. With eight nodes and at most
+three active features it is at relative density 0.257 if the dead feature of the digons is left silent, and at 0.261 if
+its bias is free, which makes their loss lower by p²/4 of that feature's p; fine rules say 0.269.
 
 The odd feature is number 0. Letters: steps t along a branch, n_feat = 5.
 """
@@ -14,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from minisae.backend import Array
+from minisae.backend import Array, to_host
 from minisae.errors import InputError
 from minisae.streams import generator
 from toy_models import exact, polygons
+from toy_models.experiments import dynamics
 from toy_models.models import Config, Params
 
 CONFIG = Config(5, 2)
@@ -25,7 +28,7 @@ GEOMETRIES = ("pentagon", "digons")
 NODES = (32, 24, 12, 6, 4)
 """Gauss–Legendre nodes of patterns with one, two, … active features: 30,705 rows. Eight nodes a feature are too few:
 minima settle between them, the crossover is 0.261 (here 0.2686, with ten times the rows 0.2690), and the pentagon's
-bias at equal densities −0.236 (−0.248)."""
+bias at equal densities −0.236 (here −0.248, which is this rule's: it converges to −0.2463, see ``exact``)."""
 
 THERE = 0.3
 """Norm from which the odd feature is represented."""
@@ -48,7 +51,7 @@ class Branch(NamedTuple):
     """``(t, 5)``"""
 
 
-def follow(
+def branch(
     geometry: str, ratios: Sequence[float] | Array, *, density: float = 0.05, nodes: int | Sequence[int] = NODES,
     max_active: int = 5, seed: int = 0,
 ) -> Branch:  # fmt: skip
@@ -66,17 +69,19 @@ def follow(
     Raises
     ------
     InputError
-        If the geometry is unknown, or a density falls outside (0, 1].
+        If the geometry is unknown, the ratios are no list, or a density falls outside (0, 1].
     """
     rng = generator(seed, "toy_init")
-    ratio = np.asarray(ratios, dtype=np.float64)  # (t,)
+    ratio = np.asarray(to_host(ratios), dtype=np.float64)  # (t,)
+    if ratio.ndim != 1 or not ratio.size:
+        raise InputError(f"ratios: expected one row of numbers, got shape {ratio.shape}")
     params, losses, W, b = start(geometry), [], [], []
     for at in ratio:
         nudged = {"W": params["W"] + NUDGE * rng.standard_normal((1, 2, 5)), "b": params["b"]}
         tried = [_settle(near, at, density, nodes, max_active) for near in (params, nudged)]
         gone = [_there(found) != (geometry == "pentagon") for found, _ in tried]
         found, loss = tried[gone.index(True)] if any(gone) else min(tried, key=lambda one: one[1])
-        params = {"W": aligned(found["W"][0], params["W"][0])[None], "b": found["b"]}
+        params = {"W": dynamics.align(found["W"], to=params["W"][0]), "b": found["b"]}
         losses.append(np.nan if any(gone) else loss)
         W.append(params["W"][0])
         b.append(params["b"][0])
@@ -110,17 +115,7 @@ def start(geometry: str) -> Params:
     if geometry == "digons":
         return {"W": np.array([[[0.0, 1, -1, 0, 0], [0, 0, 0, 1, -1]]]), "b": np.zeros((1, 5))}
     W, b = polygons.polygon_params(5, 5)
-    return {"W": np.stack([-W[1], W[0]])[None], "b": b[None]}
-
-
-def aligned(W: Array, onto: Array) -> Array:
-    """Return ``W (2, n_feat)`` turned (never mirrored) to lie as near as it can on ``onto``, of the same shape."""
-    sine, cosine = (W[0] @ onto[1] - W[1] @ onto[0]), (W * onto).sum()
-    length = np.hypot(sine, cosine)
-    if length == 0:
-        return W
-    turn = np.array([[cosine, -sine], [sine, cosine]]) / length  # (2, 2)
-    return turn @ W
+    return {"W": W[None], "b": b[None]}
 
 
 def crossover(
@@ -144,7 +139,7 @@ def crossover(
         pentagon, digons = losses(ratio)
         return pentagon - digons
 
-    if difference(between[0]) * difference(between[1]) > 0:
+    if np.shape(between) != (2,) or not difference(between[0]) * difference(between[1]) <= 0:
         raise InputError(f"between: expected ends at which the order of the losses differs, got {between}")
     ratio = float(brentq(difference, *between, xtol=1e-4))
     return ratio, losses(ratio)[0]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from toy_models import data, geometry, models, train
 from toy_models.models import Config
@@ -84,6 +85,7 @@ def absolute(
     rows: int = 8192,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
 ) -> Computed:
     """Train networks to compute |x|; the default is the paper's smallest, two neurons for each of three features.
 
@@ -93,7 +95,7 @@ def absolute(
     n_feat, n_hid : features and neurons
     importance : I ``(n_feat,)``; by default all 1 (the paper's n_feat = 100, n_hid = 40: 0.8^j)
     tries : starts at each density
-    steps, batch_size, lr, seed, threads : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, seed, threads, backend : as in :func:`toy_models.train.train`
     rows : on which starts are compared
 
     Raises
@@ -106,10 +108,11 @@ def absolute(
         raise InputError(f"density, tries: expected (t,) and at least 1, got shape {p.shape} and {tries}")
     cfg = Config(n_feat, n_hid, kind="mlp", hidden="relu", output="relu")
     drawn = data.independent(np.repeat(p, tries)[:, None], n_feat=n_feat, signed=True)
-    params = train.train(
+    trained = train.train(
         cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, importance=importance, target="absolute", seed=seed,
-        threads=threads,
-    ).params  # fmt: skip
+        threads=threads, backend=backend,
+    )  # fmt: skip
+    params = {name: to_host(a) for name, a in trained.params.items()}
     loss = train.evaluate(
         cfg, params, drawn, importance=importance, target="absolute", rows=rows, seed=seed
     )  # (t*tries,)
@@ -230,8 +233,10 @@ def u_and(n_in: int, n_neurons: int, q: float, rng: np.random.Generator) -> Univ
     InputError
         If a size is too small, or q outside (0, 1].
     """
-    if n_in < 2 or n_neurons < 1 or not 0 < q <= 1:
-        raise InputError(f"n_in, n_neurons, q: expected at least 2, 1, and in (0, 1], got {n_in}, {n_neurons}, {q}")
+    check_number("n_in", n_in, least=2, whole=True)
+    check_number("n_neurons", n_neurons, least=1, whole=True)
+    if not 0 < q <= 1:
+        raise InputError(f"q: expected a number in (0, 1], got {q}")
     reads = (rng.random((n_neurons, n_in)) < q).astype(np.float64)  # (n_hid, n_in)
     both = models.TARGETS["pairs"](reads).T  # (pairs, n_hid), neurons in S_i ∩ S_j
     return UniversalAnd(reads, both / np.maximum(both.sum(axis=1, keepdims=True), 1))

@@ -65,6 +65,7 @@ def embed_sets(
     lr: float = 2e-3,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
 ) -> Embedding:
     """Train a ReLU output model on sets of features, from several starts.
 
@@ -79,7 +80,7 @@ def embed_sets(
     n_hid : hidden width
     density : of a set's gate
     tries : starts
-    steps, batch_size, lr, seed, threads : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, seed, threads, backend : as in :func:`toy_models.train.train`
 
     Raises
     ------
@@ -92,11 +93,12 @@ def embed_sets(
         raise InputError(f"tries: expected at least 1, got {tries}")
     drawn, cfg = KINDS[kind](density, sets=sets, size=size), Config(sets * size, n_hid)
     trained = train.train(
-        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, instances=tries, seed=seed, threads=threads
-    )
+        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, instances=tries, seed=seed, threads=threads,
+        backend=backend,
+    )  # fmt: skip
     loss = train.evaluate(cfg, trained.params, drawn, seed=seed)  # (tries,)
     order = np.argsort(loss, kind="stable")  # (tries,)
-    params = train.take(trained.params, order)
+    params = {name: to_host(p)[order] for name, p in trained.params.items()}
     return Embedding(params["W"], params["b"], loss[order])
 
 
@@ -152,6 +154,7 @@ def collapse(
     lr: float = 2e-3,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
 ) -> Collapse:
     """Return the best of several starts at each density: with rising density pairs collapse to one direction each.
 
@@ -163,16 +166,18 @@ def collapse(
     density : of the gates ``(t,)``
     pairs, n_hid : number of correlated pairs, hidden width
     tries : starts at each density
-    steps, batch_size, lr, seed, threads : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, seed, threads, backend : as in :func:`toy_models.train.train`
     """
     p = np.atleast_1d(np.asarray(density, np.float64))  # (t,)
     if p.ndim != 1 or tries < 1:
         raise InputError(f"density, tries: expected (t,) and at least 1, got shape {p.shape} and {tries}")
     drawn, cfg = data.correlated(np.repeat(p, tries)[:, None], sets=pairs, size=2), Config(2 * pairs, n_hid)
-    trained = train.train(cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, threads=threads)
+    trained = train.train(
+        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, seed=seed, threads=threads, backend=backend
+    )
     loss = train.evaluate(cfg, trained.params, drawn, seed=seed)  # (t*tries,)
     best = train.best(loss, per=tries)  # (t,)
-    W = trained.params["W"][best]  # (t, n_hid, n_feat)
+    W = to_host(trained.params["W"])[best]  # (t, n_hid, n_feat)
     cos = pair_cosines(W)  # (t, pairs)
     norms = geometry.norms(W).reshape(*cos.shape, 2).mean(axis=-1)  # (t, pairs)
     return Collapse(p, W, loss[best], cos, norms, (cos > COLLAPSED).sum(axis=-1))

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from toy_models import data, geometry, train
 from toy_models.data import Data
 from toy_models.models import Config
+from toy_models.polytopes import LEVELS
 from toy_models.train import Trained
 
-LEVELS = (0.0, 3 / 8, 2 / 5, 1 / 2, 2 / 3, 3 / 4, 1.0)
-"""Dimensionalities at which features stay: not learned, antiprism, pentagon, digon, triangle, tetrahedron, alone."""
+HEIGHTS = (0.0, *(height for height, _ in LEVELS))
+"""Dimensionalities at which features stay; 0 if they are not learned."""
 
 
 class Course(NamedTuple):
@@ -136,13 +138,12 @@ def transformation(
 
 
 def _times(steps: int, every: int) -> list[int]:
-    if every < 1:
-        raise InputError(f"every: expected at least 1, got {every}")
+    check_number("every", every, least=1, whole=True)
     return [*range(0, steps, every), steps]
 
 
 def jumps(
-    steps: Any, D: Any, *, levels: Sequence[float] = LEVELS, tolerance: float = 0.02, floor: float = 0.1, hold: int = 3
+    steps: Any, D: Any, *, levels: Sequence[float] = HEIGHTS, tolerance: float = 0.02, floor: float = 0.1, hold: int = 3
 ) -> Jumps:
     """Return when features of one instance changed their level of dimensionality.
 
@@ -161,7 +162,7 @@ def jumps(
     InputError
         If the shapes do not fit, or a level makes no sense.
     """
-    at, heights, known = np.asarray(steps), np.asarray(D, np.float64), np.asarray(levels, np.float64)
+    at, heights, known = to_host(steps), np.asarray(to_host(D), np.float64), np.asarray(levels, np.float64)
     if heights.ndim != 2 or at.shape != heights.shape[:1] or not np.isfinite(heights).all():
         raise InputError(f"steps, D: expected finite (t,) and (t, n_feat), got {at.shape} and {heights.shape}")
     if known.ndim != 1 or len(known) < 2 or not (np.diff(known) > 0).all() or hold < 1:
@@ -208,10 +209,10 @@ def align(W: Any, *, to: Any = None) -> np.ndarray:
     numpy.ndarray
         ``(t, n_hid, n_feat)``, float64
     """
-    frames = np.asarray(geometry.frame(np.asarray(W)), np.float64)  # (..., n_hid, n_feat)
+    frames = np.asarray(geometry.frame(to_host(W)), np.float64)  # (..., n_hid, n_feat)
     if frames.ndim != 3:
         raise InputError(f"W: expected (t, n_hid, n_feat), got shape {frames.shape}")
-    goal = frames[-1] if to is None else geometry.frame(np.asarray(to), name="to", batched=False)  # (n_hid, width)
+    goal = frames[-1] if to is None else geometry.frame(to_host(to), name="to", batched=False)  # (n_hid, width)
     if goal.shape != frames.shape[1:]:
         raise InputError(f"to: expected shape {frames.shape[1:]}, got {goal.shape}")
     U, _, V = np.linalg.svd(goal @ frames.swapaxes(-1, -2))

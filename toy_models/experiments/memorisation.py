@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minisae.errors import InputError
+from minisae.backend import to_host
+from minisae.conventions import check_number
 from minisae.streams import generator
 from toy_models import data, geometry, models, train
 from toy_models.data import check_density
@@ -21,8 +22,7 @@ from toy_models.data import check_density
 
 def unit_rows(n_rows: int, *, n_feat: int, density: float, rng: np.random.Generator) -> np.ndarray:
     """Return sparse rows of norm 1, float32 ``(n_rows, n_feat)``: uniform features, none of the rows empty."""
-    if n_rows < 1:
-        raise InputError(f"n_rows: expected at least 1, got {n_rows}")
+    check_number("n_rows", n_rows, least=1, whole=True)
     draw = data.independent(density, n_feat=n_feat)
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n_rows:
@@ -72,6 +72,7 @@ def memorise(
     weight_decay: float = 1e-2,
     test_rows: int = 10_000,
     seed: int = 0,
+    backend: str = "numpy",
 ) -> Memorised:
     """Train on ``n_rows`` fixed rows from several starts and return the one with the lowest training loss.
 
@@ -86,17 +87,19 @@ def memorise(
     steps, lr, warmup, weight_decay : of AdamW
     test_rows : fresh rows for the test loss
     seed : decides rows and starts; all T take the test rows from it
+    backend : where to train, ``"numpy"`` or ``"cupy"``
     """
     check_density("density", density, n_feat)
-    if starts < 1:
-        raise InputError(f"starts: expected at least 1, got {starts}")
+    for name, value in (("n_rows", n_rows), ("starts", starts), ("test_rows", test_rows)):
+        check_number(name, value, least=1, whole=True)
     cfg = models.Config(n_feat, n_hid)
     x = unit_rows(n_rows, n_feat=n_feat, density=density, rng=generator(seed, "toy_batch", n_rows))  # (T, n_feat)
     test = unit_rows(test_rows, n_feat=n_feat, density=density, rng=generator(seed, "toy_test"))  # (n_test, n_feat)
-    params = train.train(
+    trained = train.train(
         cfg, data.fixed(x), steps=steps, batch_size=n_rows, lr=lr, warmup=warmup, weight_decay=weight_decay,
-        instances=starts, seed=seed,
-    ).params  # fmt: skip
+        instances=starts, seed=seed, backend=backend,
+    )  # fmt: skip
+    params = {name: to_host(p) for name, p in trained.params.items()}
     losses = train.evaluate(cfg, params, data.Batch(x[None]))  # (s,)
     best = train.take(params, train.best(losses, per=starts))
     test_loss = float(train.evaluate(cfg, best, data.Batch(test[None]))[0])
@@ -110,6 +113,6 @@ def memorise(
 
 def polygon_dimensionality(n_rows: int, n_hid: int = 2) -> float:
     """Return ``n_hid/T``, at most 1: the dimensionality of T vectors that share n_hid dimensions evenly."""
-    if n_rows < 1 or n_hid < 1:
-        raise InputError(f"n_rows, n_hid: expected at least 1, got {n_rows} and {n_hid}")
+    check_number("n_rows", n_rows, least=1, whole=True)
+    check_number("n_hid", n_hid, least=1, whole=True)
     return min(1.0, n_hid / n_rows)

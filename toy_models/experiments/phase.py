@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.streams import generator
-from toy_models import data, exact, theory, train
+from toy_models import data, exact, geometry, theory, train
 from toy_models.data import Batch
 from toy_models.models import Config, Params
 
@@ -44,8 +45,7 @@ class Phase(NamedTuple):
 
 def grid(size: int = 21) -> tuple[Array, Array]:
     """Return the paper's axes, logarithmic: ``density (size,)`` 0.01 to 1 and ``importance (size, 1)`` 0.1 to 10."""
-    if size < 2:
-        raise InputError(f"size: expected a number from 2, got {size}")
+    check_number("size", size, least=2, whole=True)
     return np.geomspace(0.01, 1, size), np.geomspace(0.1, 10, size)[:, None]
 
 
@@ -55,7 +55,7 @@ def label(W: Array) -> Array:
     Ignored: its norm is below 0.3. Dedicated: the other features reach less than 0.3 along its direction,
     ``√Σ_j (Ŵ·W_j)²``. Else superposed. At n_feat 2 these are |w₂| < 0.3 and |w₁| < 0.3.
     """
-    W = np.asarray(W, dtype=np.float64)  # (..., n_hid, n_feat)
+    W = np.asarray(geometry.frame(to_host(W)), dtype=np.float64)  # (..., n_hid, n_feat)
     norm = np.linalg.norm(W[..., -1], axis=-1)  # (...,)
     along = np.einsum("...hf,...h->...f", W[..., :-1], W[..., -1])  # (..., n_rest)
     interference = np.linalg.norm(along, axis=-1) / np.maximum(norm, 1e-12)  # (...,)
@@ -105,8 +105,7 @@ def trained_phase(
     :func:`toy_models.train.train` and :func:`exact_phase`.
     """
     cfg, p, r, shape = _points(density, importance, n_feat)
-    if seeds < 1:
-        raise InputError(f"seeds: expected a number from 1, got {seeds}")
+    check_number("seeds", seeds, least=1, whole=True)
     scale, importances = _importances(p, r, n_feat)
     each = np.repeat(importances, seeds, axis=0)  # (k*s, n_feat)
     fitted = train.train(
@@ -121,7 +120,7 @@ def _points(density: Array, importance: Array, n_feat: int) -> tuple[Config, Arr
     """Return the model, p and r of each point ``(k,)``, and the shape of the points."""
     if n_feat not in (2, 3):
         raise InputError(f"n_feat: expected 2 or 3, got {n_feat}")
-    p, r = np.broadcast_arrays(theory.checked_density(density), theory.checked_importance(importance))
+    p, r = theory.checked_points(density, importance)
     return Config(n_feat, n_feat - 1), p.ravel(), r.ravel(), p.shape
 
 
@@ -177,7 +176,7 @@ def _phase(params: Params, loss: Array, shape: tuple[int, ...], s: int) -> Phase
 
 def near_boundary(density: Array, importance: Array, *, n_feat: int = 2, within: float = 0.1) -> Array:
     """Return whether the exact label changes within 10 % of each point, in density or in importance: bool ``(...)``."""
-    p, r = np.broadcast_arrays(theory.checked_density(density), theory.checked_importance(importance))
+    p, r = theory.checked_points(density, importance)
     far = 1 + within
     around = [(p, r), (p, r * far), (p, r / far), (np.minimum(p * far, 1), r), (p / far, r)]
     all_p, all_r = (np.stack(part) for part in zip(*around, strict=True))

@@ -67,6 +67,7 @@ def privileged(
     rows: int = 32_768,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
 ) -> Privileged:
     """Train the model with a ReLU hidden layer from several positive starts, and keep the best at each density.
 
@@ -76,7 +77,7 @@ def privileged(
     n_feat, n_hid : features and neurons
     importance : I ``(n_feat,)``; by default 0.75^j, the paper's
     tries : starts at each density
-    steps, batch_size, lr, seed, threads : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, seed, threads, backend : as in :func:`toy_models.train.train`
     rows : on which starts are compared
 
     Raises
@@ -92,10 +93,12 @@ def privileged(
         importance = 0.75 ** np.arange(n_feat)  # (n_feat,)
     drawn = data.independent(np.repeat(p, tries)[:, None], n_feat=n_feat)
     trained = train.train(
-        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, importance=importance, seed=seed, threads=threads
-    )
-    loss = train.evaluate(cfg, trained.params, drawn, importance=importance, rows=rows, seed=seed)  # (t*tries,)
-    best = train.take(trained.params, train.best(loss, per=tries))
+        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, importance=importance, seed=seed, threads=threads,
+        backend=backend,
+    )  # fmt: skip
+    params = {name: to_host(a) for name, a in trained.params.items()}
+    loss = train.evaluate(cfg, params, drawn, importance=importance, rows=rows, seed=seed)  # (t*tries,)
+    best = train.take(params, train.best(loss, per=tries))
     return Privileged(p, best["W"], best["b"], np.sort(loss.reshape(len(p), tries), axis=1))
 
 

@@ -4,7 +4,8 @@
     x = f D                   rows made of a known dictionary D (Sharkey, Braun and Millidge 2022)
 
 An instance is an autoencoder with its own start, and where wanted its own rows, λ and dead latents. Instances never
-meet; the variants of :mod:`minisae.sae` take all of them in one call. Letters: instances i, rows n, d_in, d_sae,
+meet; the variants of :mod:`minisae.sae` take all of them in one call. All of it runs on the host, whatever the toy was
+trained on: these autoencoders are small. Letters: instances i, rows n, d_in, d_sae,
 n_feat, snapshots t.
 """
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from minisae import dead as dead_
 from minisae import losses, metrics
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.ops import normalise_rows, project_rows
 from minisae.optim import AdamState, adam_init, adam_step
@@ -28,11 +30,13 @@ from toy_models import models
 from toy_models.data import Data
 from toy_models.models import Params
 
+WITH_L1 = ("relu", "gated")
+"""Variants whose λ may differ from instance to instance."""
 Rows = Callable[[np.random.Generator], Array]
 """``rows(rng)`` returns fresh rows ``(i, n, d_in)``; ``(1, n, d_in)`` are seen by every instance."""
 
 
-class Trained(NamedTuple):
+class TrainedSAEs(NamedTuple):
     """What training returns."""
 
     variant: str
@@ -65,17 +69,26 @@ def hidden_rows(cfg: models.Config, params: Params, data: Data, n: int, *, insta
 
     ``params`` has one instance, which all autoencoders look at, or as many as there are of them.
     """
+    if "b" not in params or "W" not in params:
+        raise InputError(f"params: expected those of a toy with W and b, got {', '.join(params) or 'none'}")
     found = len(params["b"])
     if found not in (1, instances):
         raise InputError(f"params: expected 1 or {instances} toys for {instances} autoencoders, got {found}")
     draw = _drawer(data, cfg.n_feat, n, instances)
-    return lambda rng: models.forward(params, draw(rng).x, cfg)[0].h
+    host = {name: to_host(p) for name, p in params.items()}
+    for name, p in host.items():
+        if not np.isfinite(p).all():
+            raise InputError(f"params: expected finite numbers, {name} has others")
+    return lambda rng: models.forward(host, draw(rng).x, cfg)[0].h
 
 
 def dictionary_rows(dictionary: Array, data: Data, n: int, *, instances: int = 1) -> Rows:
     """Return rows ``f D``, ``(instances, n, d_in)``, of a dictionary ``D (n_feat, d_in)`` and coefficients ``f``."""
-    draw = _drawer(data, len(dictionary), n, instances)
-    return lambda rng: draw(rng).x @ dictionary
+    host = to_host(dictionary)  # (n_feat, d_in)
+    if host.ndim != 2 or not np.isfinite(host).all():
+        raise InputError(f"dictionary: expected (n_feat, d_in) of finite numbers, got shape {host.shape}")
+    draw = _drawer(data, len(host), n, instances)
+    return lambda rng: draw(rng).x @ host
 
 
 def _drawer(data: Data, n_feat: int, n: int, instances: int) -> Any:
@@ -85,20 +98,15 @@ def _drawer(data: Data, n_feat: int, n: int, instances: int) -> Any:
     if data.instances not in (1, instances):
         raise InputError(f"data: expected 1 or {instances} distributions, got {data.instances}")
     for name, value in (("n", n), ("instances", instances)):
-        _whole(name, value, 1)
+        check_number(name, value, least=1, whole=True)
     return data.sampler(slice(0, instances), n, np.dtype(np.float32))
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
 def start(variant: str, cfg: Any, instances: int, *, seed: int = 0, dtype: Any = np.float32) -> Params:
     """Return the variant's own start for each instance, a stream each: ``(i, …)``, ``W_enc`` feature-major."""
     module = variant_module(variant)
     module.check_config(cfg)
-    _whole("instances", instances, 1)
+    check_number("instances", instances, least=1, whole=True)
     drawn = [module.init(cfg, generator(seed, "toy_saes", 0, k), dtype=dtype) for k in range(instances)]
     return _feature_major({name: np.stack([one[name] for one in drawn]) for name in drawn[0]})
 
@@ -137,7 +145,7 @@ def train(
     window: int = 500,
     snapshots: Sequence[int] = (),
     seed: int = 0,
-) -> Trained:
+) -> TrainedSAEs:
     """Train autoencoders with Adam on fresh rows: project, step, normalise where the decoder's rows are unit vectors.
 
     AuxK is off: the rows of a toy bring no latent back that way in the sources that this serves.
@@ -148,7 +156,7 @@ def train(
     rows : where rows come from; all share one random stream
     steps, lr, decay : Adam's steps, learning rate at its top, and how it falls (:mod:`minisae.schedules`)
     instances : how many autoencoders
-    l1_factor : what λ is multiplied by, one number an instance ``(i,)``
+    l1_factor : what λ is multiplied by, one number an instance ``(i,)``; a variant of :data:`WITH_L1`
     params : where to start ``(i, …)`` or ``(1, …)``, copied; by default :func:`start`
     frozen : names of parameters that stay as they are
     resampling : of dead latents; by default none
@@ -164,7 +172,7 @@ def train(
     module = variant_module(variant)
     begun = start(variant, cfg, instances, seed=seed) if params is None else _given(params, module, cfg, instances)
     _check(begun, rows, module, cfg, steps, lr, window, frozen, resampling)
-    factor = None if l1_factor is None else _factors(l1_factor, instances, cfg)  # (i,), if any
+    factor = None if l1_factor is None else _factors(l1_factor, instances, variant)  # (i,), if any
     keep = {name: p for name, p in begun.items() if name not in (*frozen, *getattr(module, "STATE", ()))}
     adam, rng = adam_init(keep), generator(seed, "toy_saes", 1)
     idle = np.zeros((instances, cfg.d_sae), np.int64)  # (i, d_sae)
@@ -186,7 +194,7 @@ def train(
         adam, fired = _step(module, begun, adam, x, cfg, rate, factor, step)
         idle = dead_.count_idle(idle, fired, x.shape[1])  # (i, d_sae)
     history = {name: np.stack([one[name] for one in taken]) for name in begun} if taken else {}
-    return Trained(variant, cfg, begun, np.array(kept, int), history, alive)
+    return TrainedSAEs(variant, cfg, begun, np.array(kept, int), history, alive)
 
 
 def _step(
@@ -194,9 +202,7 @@ def _step(
 ) -> tuple[AdamState, Array]:
     """Take one step in place; return Adam's state and which latents fired ``(i, d_sae)``."""
     out, cache = module.forward(params, x, cfg)
-    terms = module.objective(params, out, x, cfg)
-    if factor is not None:
-        terms["l1"] = scaled(terms["l1"], factor)
+    terms = module.objective(params, out, x, cfg, sparsity=1.0 if factor is None else factor)
     _, slopes, direct = losses.gather(terms)
     grads = module.backward(params, cache, cfg, slopes)
     for name, slope in direct.items():
@@ -209,15 +215,6 @@ def _step(
     if hasattr(module, "after_step"):
         module.after_step(params, out, cfg, step=step)
     return adam, module.fired_latents(out, cfg)
-
-
-def scaled(term: losses.Term, factor: Array) -> losses.Term:
-    """Return a loss term with the instances' values and slopes times ``factor (i,)``."""
-
-    def times(slopes: losses.Slopes) -> losses.Slopes:
-        return {name: s * factor.reshape(-1, *[1] * max(2, np.ndim(s) - 1)) for name, s in slopes.items()}
-
-    return losses.Term(term.value * factor, times(term.slopes), times(term.params))
 
 
 def _resample(
@@ -241,13 +238,13 @@ def _resample(
 def _given(params: Params, module: Any, cfg: Any, instances: int) -> Params:
     """Return copies of parameters to start from ``(i, …)``, checked."""
     module.check_config(cfg)
-    _whole("instances", instances, 1)
+    check_number("instances", instances, least=1, whole=True)
     for name, letters in module.SHAPES.items():
         wanted = tuple(getattr(cfg, letter) for letter in letters)
         got = np.shape(params[name]) if name in params else None
         if got is None or got[1:] != wanted or got[0] not in (1, instances):
             raise InputError(f"params: expected {name} of shape (1 or {instances}, {wanted}), got {got}")
-    full = {name: np.array(np.broadcast_to(p, (instances, *np.shape(p)[1:]))) for name, p in params.items()}
+    full = {name: np.array(np.broadcast_to(to_host(p), (instances, *np.shape(p)[1:]))) for name, p in params.items()}
     return _feature_major(full)
 
 
@@ -255,8 +252,8 @@ def _check(
     params: Params, rows: Rows, module: Any, cfg: Any, steps: int, lr: float, window: int, frozen: Sequence[str],
     resampling: Resampling | None,
 ) -> None:  # fmt: skip
-    _whole("steps", steps, 0)
-    _whole("window", window, 1)
+    check_number("steps", steps, least=0, whole=True)
+    check_number("window", window, least=1, whole=True)
     if not (np.isfinite(lr) and lr > 0):
         raise InputError(f"lr: expected a number above 0, got {lr!r}")
     for name in frozen:
@@ -265,17 +262,17 @@ def _check(
     if resampling is not None:
         if resampling.how not in dead_.RESAMPLERS:
             raise InputError(f"resampling: expected one of {', '.join(dead_.RESAMPLERS)}, got {resampling.how!r}")
-        _whole("resampling.every", resampling.every, 1)
+        check_number("resampling.every", resampling.every, least=1, whole=True)
     shape, instances = np.shape(rows(np.random.default_rng(0))), len(params["b_dec"])
     if len(shape) != 3 or shape[0] not in (1, instances) or shape[2] != cfg.d_in:
         raise InputError(f"rows: expected (1 or {instances}, n, d_in = {cfg.d_in}), got {shape}")
 
 
-def _factors(l1_factor: Any, instances: int, cfg: Any) -> np.ndarray:
+def _factors(l1_factor: Any, instances: int, variant: str) -> np.ndarray:
     """Return the factor of each instance's λ ``(i,)``, checked."""
     factor = np.asarray(l1_factor, np.float32)  # (i,)
-    if not hasattr(cfg, "l1"):
-        raise InputError("l1_factor: expected a variant with an L1 penalty, this one has none")
+    if variant not in WITH_L1:
+        raise InputError(f"l1_factor: expected a variant with an L1 penalty, {', '.join(WITH_L1)}, got {variant!r}")
     if factor.shape != (instances,) or not np.isfinite(factor).all() or (factor < 0).any():
         raise InputError(f"l1_factor: expected {instances} numbers that are not negative, got {l1_factor!r}")
     return factor
@@ -298,15 +295,20 @@ class Scores(NamedTuple):
     """Share of latents that fire on none of the rows."""
 
 
-def score(trained: Trained, truth: Array, x: Array, *, threshold: float = 0.95) -> Scores:
+def score(trained: TrainedSAEs, truth: Array, x: Array, *, threshold: float = 0.95) -> Scores:
     """Compare each instance with the features ``truth (n_feat, d_in)``, on rows ``x (i, n, d_in)`` or (1, n, d_in).
 
     Codes are those of ``encode``, which is what is used after training.
     """
     module = variant_module(trained.variant)
-    truth = np.asarray(truth)  # (n_feat, d_in)
+    truth, x = to_host(truth), to_host(x)
     if truth.ndim != 2 or x.ndim != 3 or truth.shape[1] != trained.cfg.d_in or x.shape[2] != trained.cfg.d_in:
         raise InputError(f"truth, x: expected width d_in = {trained.cfg.d_in}, got shapes {truth.shape}, {x.shape}")
+    if not (truth.size and x.size and np.isfinite(truth).all() and np.isfinite(x).all()):
+        raise InputError(f"truth, x: expected finite numbers, at least one row each, got {len(truth)} and {x.shape[1]}")
+    if len(x) not in (1, len(trained.params["b_dec"])):
+        raise InputError(f"x: expected rows for 1 or {len(trained.params['b_dec'])} instances, got {len(x)}")
+    check_number("threshold", threshold, least=-1, most=1)
     found = []
     for k in range(len(trained.params["b_dec"])):
         mine = {name: p[k] for name, p in trained.params.items()}

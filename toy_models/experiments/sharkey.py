@@ -15,13 +15,20 @@ import numpy as np
 from scipy.special import ndtr
 
 from minisae import metrics
-from minisae.backend import Array
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.sae import relu
 from minisae.streams import generator
 from minisae.synthetic import random_dictionary
-from toy_models.data import Batch, Data, Draw
+from toy_models import geometry, models, train
+from toy_models.data import Batch, Data, Draw, independent
 from toy_models.experiments import saes
+from toy_models.models import Params
+
+LARGER = models.Config(n_feat=64, n_hid=24)
+DENSITY = 0.05
+"""A toy larger than the pentagon, all importances 1: more features than antipodal pairs would hold."""
 
 
 def densities(n_feat: int, active: float, *, decay: float = 0.99) -> np.ndarray:
@@ -32,8 +39,7 @@ def densities(n_feat: int, active: float, *, decay: float = 0.99) -> np.ndarray:
     InputError
         If a size makes no sense, or the first feature would need more than probability 1.
     """
-    if n_feat < 1:
-        raise InputError(f"n_feat: expected at least 1, got {n_feat}")
+    check_number("n_feat", n_feat, least=1, whole=True)
     if not (active > 0 and 0 < decay <= 1):
         raise InputError(f"active, decay: expected numbers above 0, decay at most 1, got {active}, {decay}")
     share = decay ** np.arange(n_feat)  # (n_feat,)
@@ -48,6 +54,7 @@ def random_correlation(n_feat: int, rng: np.random.Generator) -> np.ndarray:
 
     The public replication (HoagyC/sparse_coding) leaves the diagonal larger than 1.
     """
+    check_number("n_feat", n_feat, least=1, whole=True)
     u = rng.random((n_feat, n_feat))  # (n_feat, n_feat)
     c = (u + u.T) / 2  # (n_feat, n_feat)
     c -= min(0.0, 1.001 * float(np.linalg.eigvalsh(c)[0])) * np.eye(n_feat)
@@ -122,7 +129,7 @@ class Map(NamedTuple):
     random: np.ndarray
     """MMCS of a random dictionary of that width ``(w,)``."""
     true_l0: float
-    """Mean number of features a row."""
+    """Mean number of features a row, of those that are looked for."""
 
 
 def recovery_map(
@@ -135,6 +142,7 @@ def recovery_map(
     batch_size: int = 512,
     lr: float = 1e-3,
     test_rows: int = 20_000,
+    scored: Array | None = None,
     seed: int = 0,
 ) -> Map:
     """Train an autoencoder for every λ and width on rows ``f D``, and compare its decoder with D.
@@ -149,10 +157,21 @@ def recovery_map(
     l1, widths : λs and numbers of latents
     steps, batch_size, lr : of Adam
     test_rows : fresh rows on which L0 and FVU are measured
+    scored : bool ``(n_feat,)``, the features to look for; by default all
     seed : start of every random stream
+
+    Raises
+    ------
+    InputError
+        If a shape or a number makes no sense.
     """
+    dictionary = to_host(dictionary)  # (n_feat, d_in)
+    wanted = _wanted(scored, len(dictionary))  # (n_feat,)
+    truth = dictionary[wanted]  # (n_wanted, d_in)
     if not len(l1) or not len(widths):
         raise InputError(f"l1, widths: expected at least one of each, got {len(l1)} and {len(widths)}")
+    for width in widths:
+        check_number("widths", width, least=1, whole=True)
     rows = saes.dictionary_rows(dictionary, data, batch_size)
     test = saes.dictionary_rows(dictionary, data, test_rows)(generator(seed, "toy_test"))  # (1, n, d_in)
     f_true = data.sampler(slice(0, 1), test_rows, np.dtype(np.float32))(generator(seed, "toy_test")).x  # (1, n, n_feat)
@@ -162,13 +181,57 @@ def recovery_map(
         trained = saes.train(
             "relu", cfg, rows, steps=steps, instances=len(l1), lr=lr, l1_factor=l1, frozen=("b_dec",), seed=seed
         )
-        scores.append(saes.score(trained, dictionary, test))
-        random.append(random_mmcs(dictionary, int(width), generator(seed, "random_directions", at)))
+        scores.append(saes.score(trained, truth, test))
+        random.append(random_mmcs(truth, int(width), generator(seed, "random_directions", at)))
     columns = {
         name: np.stack([getattr(s, name) for s in scores]) for name in ("mmcs", "matched", "l0", "fvu", "silent")
     }
-    true_l0 = float((f_true != 0).sum(axis=2).mean())
+    true_l0 = float((f_true[..., wanted] != 0).sum(axis=2).mean())
     return Map(np.asarray(l1, float), np.asarray(widths), random=np.array(random), true_l0=true_l0, **columns)
+
+
+def _wanted(scored: Array | None, n_feat: int) -> np.ndarray:
+    """Return which features to look for, bool ``(n_feat,)``, checked."""
+    wanted = np.ones(n_feat, bool) if scored is None else to_host(scored)  # (n_feat,)
+    if wanted.shape != (n_feat,) or wanted.dtype != bool or not wanted.any():
+        raise InputError(f"scored: expected bool ({n_feat},) with one or more True, got {wanted.dtype} {wanted.shape}")
+    return wanted
+
+
+def toy(*, steps: int = 4000, batch_size: int = 512, lr: float = 2e-3, seed: int = 0) -> Params:
+    """Return a trained toy of 64 features in 24 dimensions, one instance ``(1, …)``; density 0.05, importance 1."""
+    features = independent(DENSITY, n_feat=LARGER.n_feat)
+    return train.train(LARGER, features, steps=steps, batch_size=batch_size, lr=lr, instances=1, seed=seed).params
+
+
+def toy_map(
+    params: Params,
+    *,
+    l1: Sequence[float],
+    widths: Sequence[int] = (LARGER.n_feat,),
+    steps: int = 3000,
+    batch_size: int = 512,
+    lr: float = 3e-3,
+    test_rows: int = 20_000,
+    seed: int = 0,
+) -> Map:
+    """Return which λ and width find the features of a trained toy in its hidden activations ``h = W x``.
+
+    The dictionary of :func:`recovery_map` is the columns of W with their norms. What is looked for is the features that
+    the toy has learned (:func:`toy_models.geometry.learned`).
+
+    Parameters
+    ----------
+    params : of the :func:`toy`
+    l1, widths, steps, batch_size, lr, test_rows, seed : as in :func:`recovery_map`
+    """
+    if len(params["W"]) != 1 or params["W"].shape[2] != LARGER.n_feat:
+        raise InputError(f"params: expected W of shape (1, n_hid, {LARGER.n_feat}), got {params['W'].shape}")
+    W = to_host(params["W"])[0]  # (n_hid, n_feat)
+    return recovery_map(
+        W.T, independent(DENSITY, n_feat=LARGER.n_feat), l1=l1, widths=widths, steps=steps, batch_size=batch_size,
+        lr=lr, test_rows=test_rows, scored=geometry.learned(W), seed=seed,
+    )  # fmt: skip
 
 
 def random_mmcs(truth: Array, width: int, rng: np.random.Generator, *, draws: int = 10) -> float:
@@ -179,7 +242,7 @@ def random_mmcs(truth: Array, width: int, rng: np.random.Generator, *, draws: in
     return float(np.mean([metrics.mmcs(truth, random_dictionary(width, d_in, rng)) for _ in range(draws)]))
 
 
-class Agreement(NamedTuple):
+class Comparison(NamedTuple):
     """Ways to compare two dictionaries."""
 
     found: float
@@ -190,9 +253,11 @@ class Agreement(NamedTuple):
     """One-to-one: each feature and each latent counts once."""
 
 
-def agreement(truth: Array, learned: Array) -> Agreement:
+def compare(truth: Array, learned: Array) -> Comparison:
     """Return MMCS both ways beside the one-to-one matched cosine, for ``(n_feat, d_in)`` and ``(d_sae, d_in)``."""
-    return Agreement(metrics.mmcs(truth, learned), metrics.mmcs(learned, truth), metrics.matched_cosine(truth, learned))
+    return Comparison(
+        metrics.mmcs(truth, learned), metrics.mmcs(learned, truth), metrics.matched_cosine(truth, learned)
+    )
 
 
 def duplicated(truth: Array, *, copies: int = 1) -> np.ndarray:

@@ -8,13 +8,15 @@ no truth tell them apart: ``c_dec``, the mean |cosine| of decoder rows, and the 
 Letters: instances i, rows n, d_in, d_sae, n_feat, values of k t.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from minisae.backend import Array, namespace
+from minisae.backend import Array, to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.sae import batch_topk
 from minisae.streams import generator
@@ -33,6 +35,7 @@ def star(n_feat: int, correlation: float) -> np.ndarray:
 
     It has no negative eigenvalue while ``|correlation| ≤ 1/√(n_feat − 1)``.
     """
+    check_number("n_feat", n_feat, least=1, whole=True)
     c = np.eye(n_feat)  # (n_feat, n_feat)
     c[0, 1:] = c[1:, 0] = correlation
     return c
@@ -53,8 +56,8 @@ def copula(density: Any, correlation: Array, *, mean: float = 1.0, std: float = 
     least = float(np.linalg.eigvalsh(c)[0])
     if least <= 0:
         raise InputError(f"correlation: expected positive eigenvalues, got {least:.3g}")
-    if not std >= 0:
-        raise InputError(f"std: expected a number from 0, got {std}")
+    check_number("mean", mean, least=-sys.float_info.max)
+    check_number("std", std, least=0)
     p = check_density("density", density, len(c))  # (1, n_feat)
     if len(p) != 1:
         raise InputError(f"density: expected one distribution, got {len(p)}")
@@ -76,7 +79,9 @@ def copula(density: Any, correlation: Array, *, mean: float = 1.0, std: float = 
 
 def truth_start(dictionary: Array) -> Params:
     """Return one instance's parameters ``(1, …)`` at the truth: decoder rows and encoder columns are the features."""
-    D = np.asarray(dictionary, np.float32)  # (n_feat, d_in)
+    D = to_host(dictionary).astype(np.float32)  # (n_feat, d_in)
+    if D.ndim != 2 or not D.size or not np.isfinite(D).all():
+        raise InputError(f"dictionary: expected (n_feat, d_in) of finite numbers, got shape {D.shape}")
     n_feat, d_in = D.shape
     return {
         "W_enc": D.T[None].copy(),
@@ -94,7 +99,11 @@ def decoder_overlap(W_dec: Array) -> np.ndarray:
     """
     if W_dec.ndim != 3 or W_dec.shape[1] < 2:
         raise InputError(f"W_dec: expected (instances, 2 or more latents, d_in), got shape {W_dec.shape}")
-    unit = W_dec / np.sqrt(np.square(W_dec).sum(axis=2, keepdims=True))  # (i, d_sae, d_in)
+    rows = to_host(W_dec)  # (i, d_sae, d_in)
+    size = np.sqrt(np.square(rows).sum(axis=2, keepdims=True))  # (i, d_sae, 1)
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise InputError("W_dec: expected finite rows that are not zero")
+    unit = rows / size  # (i, d_sae, d_in)
     overlap = abs(unit @ unit.swapaxes(1, 2))  # (i, d_sae, d_sae)
     d_sae = W_dec.shape[1]
     own = np.trace(overlap, axis1=1, axis2=2)  # (i,)
@@ -107,12 +116,13 @@ def nth_projection(params: Params, x: Array, n_th: int) -> np.ndarray:
     With n above the number of features that are on, what is projected is interference, and mixing raises it. It also
     moves with ``b_dec``. ``x`` is ``(i, n, d_in)``, or (1, n, d_in) for all.
     """
-    xp = namespace(x)
-    d_sae = params["W_dec"].shape[1]
-    if not 1 <= n_th <= d_sae:
-        raise InputError(f"n_th: expected 1 to d_sae = {d_sae}, got {n_th}")
-    projection = (x - params["b_dec"][:, None]) @ params["W_dec"].swapaxes(1, 2)  # (i, n, d_sae)
-    return np.asarray(xp.partition(projection, d_sae - n_th, axis=2)[..., d_sae - n_th].mean(axis=1))
+    W_dec, b_dec, rows = (to_host(a) for a in (params["W_dec"], params["b_dec"], x))
+    d_sae = W_dec.shape[1]
+    check_number("n_th", n_th, least=1, most=d_sae, whole=True)
+    if rows.ndim != 3 or rows.shape[2] != W_dec.shape[2] or len(rows) not in (1, len(W_dec)):
+        raise InputError(f"x: expected (1 or {len(W_dec)}, n, d_in = {W_dec.shape[2]}), got shape {rows.shape}")
+    projection = (rows - b_dec[:, None]) @ W_dec.swapaxes(1, 2)  # (i, n, d_sae)
+    return np.asarray(np.partition(projection, d_sae - n_th, axis=2)[..., d_sae - n_th].mean(axis=1))
 
 
 class Wrong(NamedTuple):
@@ -160,6 +170,8 @@ def sweep(
     test_rows : fresh rows on which everything is measured
     seed : start of every random stream
     """
+    if not len(k):
+        raise InputError("k: expected at least one, got none")
     dictionary = orthonormal(N_FEAT, d_in, generator(seed, "toy_frames"))  # (n_feat, d_in)
     data = copula(DENSITY, star(N_FEAT, correlation))
     rows = saes.dictionary_rows(dictionary, data, batch_size, instances=instances)
@@ -182,5 +194,5 @@ def sweep(
 
 def training_mse(params: Params, x: Array, cfg: batch_topk.Config) -> np.ndarray:
     """Return each instance's squared error ``(i,)``, summed over d_in, when k·n entries of all rows are kept."""
-    x_hat = batch_topk.forward(params, x, cfg)[0].x_hat  # (i, n, d_in)
-    return np.asarray(np.square(x - x_hat).sum(axis=2).mean(axis=1))
+    error = x - batch_topk.forward(params, x, cfg)[0].x_hat  # (i, n, d_in)
+    return to_host((error * error).sum(axis=2).mean(axis=1))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minisae.backend import to_host
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from toy_models import geometry, models
 from toy_models.data import Batch, check_density, independent
@@ -64,6 +66,7 @@ def best_by_density(
     rows: int = 65_536,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
 ) -> Starts:
     """Train independent features at each density from ``seeds`` starts, and choose the best by loss on common rows.
 
@@ -72,7 +75,7 @@ def best_by_density(
     cfg : the model
     densities : p of every feature, one for each group of starts
     seeds : starts at each density
-    steps, batch_size, lr, importance, threads : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, importance, threads, backend : as in :func:`toy_models.train.train`
     exact : a weighted batch with weights for each density (:func:`toy_models.exact.batch`), to choose by exact loss
     rows : number of common rows to choose by, without ``exact``
     seed : start of every random stream
@@ -84,7 +87,7 @@ def best_by_density(
     """
     params = _trained(
         cfg, densities, seeds, steps=steps, batch_size=batch_size, lr=lr, importance=importance, seed=seed,
-        threads=threads,
+        threads=threads, backend=backend,
     )  # fmt: skip
     p = np.repeat(np.asarray(densities, np.float64), seeds)[:, None]  # (i, 1)
     test = exact or independent(p, n_feat=cfg.n_feat)
@@ -106,6 +109,7 @@ def geometry_sweep(
     seeds: int = 1,
     seed: int = 0,
     threads: int | None = None,
+    backend: str = "numpy",
     progress: Progress | None = None,
 ) -> Sweep:
     """Train the ReLU output model at each density with importance 1, and measure how its features share dimensions.
@@ -117,7 +121,7 @@ def geometry_sweep(
     ----------
     n_feat, n_hid : sizes of the model
     inverse_densities : 1 / (1 − S), 1 or above
-    steps, batch_size, lr, threads, progress : as in :func:`toy_models.train.train`
+    steps, batch_size, lr, threads, backend, progress : as in :func:`toy_models.train.train`
     seeds : instances at each density
     seed : start of every random stream
 
@@ -131,7 +135,7 @@ def geometry_sweep(
         raise InputError(f"inverse_densities: expected numbers of at least 1, got {inverse.tolist()}")
     params = _trained(
         Config(n_feat, n_hid), 1 / inverse, seeds, steps=steps, batch_size=batch_size, lr=lr, importance=None,
-        seed=seed, threads=threads, progress=progress,
+        seed=seed, threads=threads, backend=backend, progress=progress,
     )  # fmt: skip
     W = params["W"].astype(np.float64)  # (i, n_hid, n_feat)
     D = geometry.dimensionality(W)  # (i, n_feat)
@@ -148,15 +152,15 @@ def recognised(sweep: Sweep) -> tuple[Recognition, ...]:
 
 def _trained(
     cfg: Config, densities: Any, seeds: int, *, steps: int, batch_size: int, lr: float, importance: Any, seed: int,
-    threads: int | None, progress: Progress | None = None,
+    threads: int | None, backend: str, progress: Progress | None = None,
 ) -> Params:  # fmt: skip
-    """Return ``seeds`` instances at each density ``(densities · seeds, …)``."""
+    """Return ``seeds`` instances at each density ``(densities · seeds, …)``, on the host."""
     models.check_config(cfg)
-    if seeds < 1:
-        raise InputError(f"seeds: expected at least 1, got {seeds}")
+    check_number("seeds", seeds, least=1, whole=True)
     given = np.atleast_1d(np.asarray(densities, np.float64))  # (densities,)
     p = check_density("densities", np.repeat(given, seeds)[:, None], cfg.n_feat)  # (i, n_feat)
-    return train(
+    params = train(
         cfg, independent(p), steps=steps, batch_size=batch_size, lr=lr, importance=importance, seed=seed,
-        threads=threads, progress=progress,
+        threads=threads, backend=backend, progress=progress,
     ).params  # fmt: skip
+    return {name: to_host(p) for name, p in params.items()}

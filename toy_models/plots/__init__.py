@@ -62,10 +62,9 @@ from toy_models.plots.saes import (
     sparsity_sweep,
     wrong_l0,
 )
-from toy_models.plots.style import LEVELS, STYLES, figure
+from toy_models.plots.style import STYLES, figure
 
 __all__ = [
-    "LEVELS",
     "STYLES",
     "activation_table",
     "active_fraction",

@@ -12,7 +12,6 @@ from minisae.errors import InputError
 from toy_models.plots.style import (
     FAINT,
     GREY,
-    LEVELS,
     NEGATIVE,
     POSITIVE,
     SEQUENTIAL,
@@ -28,6 +27,7 @@ from toy_models.plots.style import (
     series,
     tidy,
 )
+from toy_models.polytopes import LEVELS
 
 SPARSITY = "sparsity, 1/(1 − S)"
 UNLEARNED = 0.01
@@ -102,7 +102,7 @@ def feature_graph(
     """Draw features as nodes, one ring for each recognised component, |cosine| above ``threshold`` as edges. Figure 9.
 
     ``cosines (n_feat, n_feat)``; ``components`` are lists of features, ``names`` what the recogniser called them and
-    ``residuals`` how far they are from it (ρ, RMS cosine error). Rings of the same name stand together.
+    ``residuals`` how far they are from it (ρ, RMS cosine error; NaN: not said). Rings of the same name stand together.
     """
     cosines = need("cosines", cosines, "n_feat", "n_feat")  # (n_feat, n_feat)
     if len(names) != len(components):
@@ -111,8 +111,9 @@ def feature_graph(
     centres, captions, depth = shelves([[len(components[c]) for c in group] for group in groups])
     lines, widths, colours, dashes = [], [], [], []
     for group, places, height in zip(groups, centres, captions, strict=True):
-        worst = "" if residuals is None else f",  ρ ≤ {max(residuals[c] for c in group):.3f}"
-        ax.text(0.0, height, f"{len(group)} × {names[group[0]]}{worst}", fontsize=8, va="top")
+        worst = max((residuals[c] for c in group), default=np.nan) if residuals is not None else np.nan
+        fit = f",  ρ ≤ {worst:.3f}" if np.isfinite(worst) else ""
+        ax.text(0.0, height, f"{len(group)} × {names[group[0]]}{fit}", fontsize=8, va="top")
         for c, (x, y, radius) in zip(group, places, strict=True):
             members = np.asarray(components[c], dtype=int)  # (k,)
             members = members[ring_order(cosines[np.ix_(members, members)])]  # (k,)

@@ -21,6 +21,7 @@ from scipy.optimize import isotonic_regression
 
 from minisae.backend import to_host
 from minisae.errors import InputError
+from toy_models.polytopes import LEVELS
 
 
 class Style(NamedTuple):
@@ -46,15 +47,6 @@ POSITIVE, NEGATIVE = STYLES[1], STYLES[0]
 """Warm is positive and cold is negative, as in the diverging colour map."""
 GREY, FAINT = "#666666", "#BBBBBB"
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
-LEVELS = (
-    (1.0, "1   own dimension"),
-    (3 / 4, "3/4 tetrahedron"),
-    (2 / 3, "2/3 triangle"),
-    (1 / 2, "1/2 digon"),
-    (2 / 5, "2/5 pentagon"),
-    (3 / 8, "3/8 square antiprism"),
-)
-"""Dimensions per feature of the shapes that training finds (Elhage et al. 2022, "Geometry of superposition")."""
 
 
 def figure(

@@ -84,7 +84,7 @@ def at(decoder, l1=0.02):
         "W_enc": encoder[order].T[None], "b_enc": np.full((1, 4), -l1 / 2), "W_dec": W_dec[order][None],
         "b_dec": np.zeros((1, 11)),
     }  # fmt: skip
-    return saes.Trained("relu", relu.Config(11, 4, l1=l1), params, np.zeros(0), {}, np.zeros((0, 1, 4), bool)), D
+    return saes.TrainedSAEs("relu", relu.Config(11, 4, l1=l1), params, np.zeros(0), {}, np.zeros((0, 1, 4), bool)), D
 
 
 def test_examine_the_truth_and_an_absorbed_code():
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line():
         absorption.correct_cost(0)
     with pytest.raises(InputError, match=r"^density, given: .* got 0\.25 and 1\.5$"):
         absorption.features(nested=True, given=1.5)
-    with pytest.raises(InputError, match=r"^n_feat: expected 1 to d_in = 3, got 4$"):
+    with pytest.raises(InputError, match=r"^n_feat: expected a whole number of at least 1 and at most 3, got 4$"):
         absorption.orthonormal(4, 3, np.random.default_rng(0))
     trained, D = at(np.eye(4))
     with pytest.raises(InputError, match=r"^dictionary: expected 4 features and latents, got 3 and 4$"):

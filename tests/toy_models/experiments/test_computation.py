@@ -132,8 +132,8 @@ def test_a_short_run_keeps_the_order():
         (lambda: computation.slopes(np.ones((3, 2)), np.ones((5, 3))), "W_2: expected as many outputs"),
         (lambda: computation.canonical(np.full((3, 2), np.nan), np.ones((2, 3))), "W_1: expected finite"),
         (lambda: computation.asymmetric(np.ones((2, 3, 2)), np.ones((2, 2, 3))), "W_1: expected an array"),
-        (lambda: computation.u_and(1, 5, 0.5, np.random.default_rng(0)), "n_in, n_neurons, q: expected"),
-        (lambda: computation.u_and(3, 5, 0.0, np.random.default_rng(0)), "n_in, n_neurons, q: expected"),
+        (lambda: computation.u_and(1, 5, 0.5, np.random.default_rng(0)), "n_in: expected a whole number of at least 2"),
+        (lambda: computation.u_and(3, 5, 0.0, np.random.default_rng(0)), "q: expected a number in"),
         (
             lambda: computation.and_hidden(computation.u_and(3, 5, 0.5, np.random.default_rng(0)), np.ones((2, 4))),
             "x: expected",

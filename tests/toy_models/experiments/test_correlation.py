@@ -81,7 +81,10 @@ def test_collapse_reports_the_best_of_each_density():
     ("call", "message"),
     [
         (lambda: correlation.embed_sets("mixed", sets=2, size=2, n_hid=2), "kind: expected one of correlated"),
-        (lambda: correlation.embed_sets("correlated", sets=0, size=2, n_hid=2), "sets: expected at least 1"),
+        (
+            lambda: correlation.embed_sets("correlated", sets=0, size=2, n_hid=2),
+            "sets: expected a whole number of at least 1",
+        ),
         (lambda: correlation.embed_sets("correlated", sets=2, size=2, n_hid=2, tries=0), "tries: expected at least 1"),
         (lambda: correlation.embed_sets("correlated", sets=2, size=2, n_hid=2, density=1.5), "density: expected"),
         (lambda: correlation.collapse(0.5, tries=0), "density, tries: expected"),

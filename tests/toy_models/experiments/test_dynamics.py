@@ -108,7 +108,7 @@ def no_snapshots():
     ("call", "message"),
     [
         (no_snapshots, "trained: expected a tied model with snapshots"),
-        (lambda: dynamics.transformation(every=0), "every: expected at least 1"),
+        (lambda: dynamics.transformation(every=0), "every: expected a whole number of at least 1"),
         (lambda: dynamics.jumps(np.arange(3), np.ones((2, 5))), "steps, D: expected finite"),
         (lambda: dynamics.jumps(np.arange(2), np.full((2, 5), np.nan)), "steps, D: expected finite"),
         (lambda: dynamics.jumps(np.arange(2), np.ones((2, 5)), levels=(0.5, 0.4)), "levels, hold: expected"),

@@ -1,14 +1,16 @@
 """Phase diagrams: theory, exact loss and training; and the two branches of one odd feature."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, optimize
 
 from minisae.errors import InputError
-from toy_models import data, exact, models, theory, train
-from toy_models.experiments import branches, phase
+from toy_models import data, exact, limits, models, polygons, polytopes, theory, train
+from toy_models.experiments import branches, dynamics, phase
 
 IGN, SUP, DED = theory.IGNORED, theory.SUPERPOSED, theory.DEDICATED
 POINTS = {  # (p, r): what the exact loss says, of a reference made apart from this code
@@ -146,6 +148,38 @@ def test_shapes_of_a_diagram_and_of_training():
     assert found.loss[0, 1] == pytest.approx(again[0])
 
 
+class OnDevice:
+    """An array that only :func:`minisae.backend.to_host` can read, as CuPy's."""
+
+    def __init__(self, a):
+        self.a = np.asarray(a, dtype=np.float64)
+
+    def get(self, order):
+        return self.a
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("no implicit conversion to a NumPy array")
+
+
+@pytest.mark.parametrize(
+    ("function", "arrays"),
+    [
+        (lambda W: theory.linear_loss(W, 0.1), [np.ones((2, 3))]),
+        (theory.phase_losses, [[0.1, 0.2], [1.0, 2.0]]),
+        (theory.small_density_norm, [[0.3, 0.5]]),
+        (limits.spark, [np.eye(2, 3)]),
+        (limits.shrinkage_floor, [[0.1, 0.2]]),
+        (polygons.one_hot_loss, [np.ones((2, 3)), np.zeros(3)]),
+        (polygons.optimum, [[0.5, -0.5]]),
+        (lambda W: polytopes.facts(W).D, [np.eye(2)]),
+        (phase.label, [np.ones((5, 1, 2))]),
+        (lambda W, to: dynamics.align(W, to=to), [np.ones((5, 2, 3)), np.ones((2, 3))]),
+    ],
+)
+def test_what_runs_on_the_host_takes_arrays_of_a_device(function, arrays):
+    np.testing.assert_array_equal(function(*map(OnDevice, arrays)), function(*map(np.asarray, arrays)))
+
+
 def test_refusals():
     with pytest.raises(InputError, match=r"^density: expected numbers in \(0, 1\]"):
         phase.exact_phase(1.5, 1.0)
@@ -153,33 +187,55 @@ def test_refusals():
         phase.trained_phase(0.5, -1.0)
     with pytest.raises(InputError, match=r"^n_feat: expected 2 or 3, got 5"):
         phase.exact_phase(0.5, 1.0, n_feat=5)
-    with pytest.raises(InputError, match=r"^size"):
-        phase.grid(1)
+    with pytest.raises(
+        InputError, match=r"^density, importance: expected shapes that broadcast, got \(2,\) and \(3,\)"
+    ):
+        phase.exact_phase([0.1, 0.2], [1.0, 2.0, 3.0])
+    for size in (1, 2.5):
+        with pytest.raises(InputError, match=r"^size: expected a whole number of at least 2, got"):
+            phase.grid(size)
     with pytest.raises(InputError, match=r"^seeds"):
         phase.trained_phase(0.5, 1.0, seeds=0)
+    for W in (np.ones(3), np.full((1, 2), np.nan)):
+        with pytest.raises(InputError, match=r"^W: expected"):
+            phase.label(W)
     with pytest.raises(InputError, match=r"^geometry: expected one of pentagon, digons, got 'square'"):
-        branches.follow("square", [1.0])
+        branches.branch("square", [1.0])
+    with pytest.raises(InputError, match=r"^ratios: expected one row of numbers, got shape \(2, 1\)"):
+        branches.branch("pentagon", [[1.0], [0.5]])
+    with pytest.raises(InputError, match=r"^density: expected numbers in \(0, 1\], got nan"):
+        branches.branch("pentagon", [np.nan], nodes=2)
     with pytest.raises(InputError, match=r"^between: expected ends"):
         branches.crossover(between=(0.5, 1.0), nodes=4, max_active=2)
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(-3.1, 3.1))
-def test_frames_are_turned_onto_each_other(seed, angle):
-    W = np.random.default_rng(seed).standard_normal((2, 5))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    np.testing.assert_allclose(branches.aligned(turn @ W, W), W, atol=1e-12)
-    assert branches.aligned(np.zeros((2, 5)), W).tolist() == np.zeros((2, 5)).tolist()
+def silent(ratio, rule):
+    """Losses of pentagon and digons, the dead feature of which is never on and so costs p/3, not p/3 − p²/4."""
+    starts = [branches.start(geometry) for geometry in branches.GEOMETRIES]
+    starts[1]["b"][0, 0] = -1
+    rows = exact.batch(0.05 * np.array([ratio, 1, 1, 1, 1]), **rule)
+    return [float(exact.minimise(branches.CONFIG, at, rows)[1][0]) for at in starts]
+
+
+def test_the_crossover_of_the_reference_has_a_silent_dead_feature():
+    """Eight nodes, at most three active: .257 and its losses, to the last digit that it gives."""
+    rule = {"nodes": 8, "max_active": 3}
+    found = optimize.brentq(lambda ratio: np.subtract(*silent(ratio, rule)), 0.2, 0.4, xtol=1e-4)
+    assert found == pytest.approx(0.2569, abs=1e-3)
+    for ratio, losses in {0.2: (0.005512, 0.005008), 0.25: (0.005907, 0.005840), 0.3: (0.006237, 0.006673)}.items():
+        np.testing.assert_allclose(silent(ratio, rule), losses, atol=2e-6)
+    ours = branches.branch("digons", [0.2, 0.25, 0.3], **rule).loss
+    excess = [silent(ratio, rule)[1] for ratio in (0.2, 0.25, 0.3)] - ours
+    # Other minima of the same coarse rule, 5e-7 apart.
+    np.testing.assert_allclose(excess, (0.05 * np.array([0.2, 0.25, 0.3])) ** 2 / 4, atol=7e-7)
 
 
 def test_pentagon_and_digons_cross():
-    """Eight nodes and at most three active, as in the reference: .257 ± .01, and the order of the losses on both sides.
-
-    That rule is coarse: minima settle between its nodes. The fine one of the library gives .269.
-    """
+    """The same coarse rule with the bias free, and the order of the losses on both sides."""
     rule = {"nodes": 8, "max_active": 3}
     ratio, loss = branches.crossover(**rule)
-    assert ratio == pytest.approx(0.257, abs=0.01)
-    pentagon, digons = (branches.follow(name, [0.2, 0.3], **rule) for name in branches.GEOMETRIES)
+    assert ratio == pytest.approx(0.2613, abs=1e-3)
+    pentagon, digons = (branches.branch(name, [0.2, 0.3], **rule) for name in branches.GEOMETRIES)
     assert pentagon.loss[0] > digons.loss[0]
     assert pentagon.loss[1] < digons.loss[1]
     assert digons.loss[0] < loss < digons.loss[1]
@@ -189,8 +245,8 @@ def test_pentagon_and_digons_cross():
 @pytest.mark.slow
 def test_branches_bend_and_end():
     """By the fine rule; values of one with three times as many nodes."""
-    assert branches.crossover()[0] == pytest.approx(0.269, abs=0.003)
-    pentagon = branches.follow("pentagon", [1.0, 0.4, 0.15, 0.05])
+    assert branches.crossover()[0] == pytest.approx(0.269, abs=0.002)
+    pentagon = branches.branch("pentagon", [1.0, 0.4, 0.15, 0.05])
     norms = np.linalg.norm(pentagon.W, axis=1)
     np.testing.assert_allclose(norms[0], 1.1358, atol=4e-3)
     np.testing.assert_allclose(pentagon.b[0], -0.248, atol=6e-3)
@@ -198,13 +254,17 @@ def test_branches_bend_and_end():
     assert (norms[2, 1:] < norms[1, 1:] - 0.03).all()
     assert np.isnan(pentagon.loss).tolist() == [False, False, False, True]
     np.testing.assert_allclose(pentagon.W[0, :, 0] / norms[0, 0], [0, 1], atol=1e-6)
-    digons = branches.follow("digons", [0.1, 0.4, 3.0])
+    digons = branches.branch("digons", [0.1, 0.4, 3.0])
     assert np.isnan(digons.loss).tolist() == [False, False, True]
     assert digons.b[:2, 0] == pytest.approx(np.array([0.1, 0.4]) * 0.025, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_training_gives_the_exact_labels_of_eleven_points():
+    """At the default rate of 1e-2, twice the reference's: at 5e-3 a tenth of the runs at p = r = 0.03 rest at a saddle.
+
+    There the extra is ignored, and 9 of 10 right at each point would not always come out.
+    """
     found = phase.trained_phase(DENSITY, IMPORTANCE)
     right = (found.every == EXPECTED[:, None]).sum(axis=1)
     assert (right >= 9).all(), right
@@ -213,10 +273,14 @@ def test_training_gives_the_exact_labels_of_eleven_points():
 
 @pytest.mark.slow
 def test_training_gives_the_exact_diagram():
-    density, importance = phase.grid(7)
+    """On every third row and column of the grid of 21."""
+    density, importance = (axis[::3] for axis in phase.grid(21))
     expected = phase.exact_phase(density, importance)
     found = phase.trained_phase(density, importance)
     same = phase.agreement(found.labels, expected.labels, phase.near_boundary(density, importance))
+    print(
+        f"n_feat 2: {same.away:.1%} of {49 - same.n_near} points away from a boundary, {same.near:.1%} of {same.n_near}"
+    )
     assert same.away >= 0.98
     assert same.n_near <= 6
     assert np.median(found.loss / expected.loss) < 1.002
@@ -224,10 +288,27 @@ def test_training_gives_the_exact_diagram():
 
 
 @pytest.mark.slow
+def test_training_three_features_gives_the_exact_diagram():
+    """Best of ten; of five, 2 of the 47 points away from a boundary are wrong."""
+    density, importance = (axis[::3] for axis in phase.grid(21))
+    expected = phase.exact_phase(density, importance, n_feat=3)
+    found = phase.trained_phase(density, importance, n_feat=3)
+    same = phase.agreement(found.labels, expected.labels, phase.near_boundary(density, importance, n_feat=3))
+    print(
+        f"n_feat 3: {same.away:.1%} of {49 - same.n_near} points away from a boundary, {same.near:.1%} of {same.n_near}"
+    )
+    assert same.away >= 0.95
+    assert same.n_near <= 6
+    assert np.median(found.loss / expected.loss) < 1.002
+
+
+@pytest.mark.slow
 def test_the_whole_diagram_by_exact_loss():
     """Symmetric if the features change places, monotone in importance, and off the paper's curves only beside them."""
     density, importance = phase.grid(21)
+    begin = perf_counter()
     found = phase.exact_phase(density, importance)
+    assert perf_counter() - begin < 60
     assert (np.diff(found.labels, axis=0) >= 0).all()
     centre = found.labels[10]
     assert (centre[:18] == SUP).all()

@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisae import losses
+from minisae.backend import to_device
 from minisae.errors import InputError
 from minisae.optim import adam_init, adam_step
 from minisae.sae import VARIANTS, batch_topk, relu, topk
 from minisae.streams import generator
 from minisae.verify import check_gradients
+from tests.costume import recorded
 from toy_models import data, models
 from toy_models.experiments import saes
 
@@ -68,8 +70,7 @@ def test_gradients_with_a_factor_for_each_instance():
 
     def terms(p):
         out, cache = relu.forward(p, x, cfg)
-        found = relu.objective(p, out, x, cfg)
-        return cache, found | {"l1": saes.scaled(found["l1"], factor)}
+        return cache, relu.objective(p, out, x, cfg, sparsity=factor)
 
     cache, found = terms(params)
     _, slopes, direct = losses.gather(found)
@@ -110,6 +111,35 @@ def test_frozen_parameters_stay():
     assert trained.params["b_enc"].any()
 
 
+@pytest.mark.parametrize("name", saes.WITH_L1)
+def test_a_factor_for_each_instance_is_as_many_penalties(name):
+    factor, cfg = (0.5, 3.0), VARIANTS[name].Config(D_IN, D_SAE, l1=0.1)
+    together = saes.train(name, cfg, fixed_rows(2), steps=7, instances=2, l1_factor=factor, seed=4)
+    for k, one in enumerate(factor):
+        begun = {key: p[k : k + 1] for key, p in saes.start(name, cfg, 2, seed=4).items()}
+        own = fixed_rows(2)(None)[k : k + 1]
+        alone = saes.train(name, cfg._replace(l1=0.1 * one), lambda rng, own=own: own, steps=7, params=begun)
+        for key, p in alone.params.items():
+            np.testing.assert_allclose(together.params[key][k], p[0], rtol=2e-5, atol=2e-6, err_msg=key)
+
+
+def test_toys_and_dictionaries_of_a_device():
+    cfg, rng = models.Config(N_FEAT, D_IN), np.random.default_rng
+    toy = {"W": D.T[None].copy(), "b": np.ones((1, N_FEAT), np.float32)}
+    with recorded() as copies:
+        there = {name: to_device(p, "costume") for name, p in toy.items()}
+    assert len(copies) == 2
+    h, h_there = (saes.hidden_rows(cfg, p, FEATURES, N)(rng(0)) for p in (toy, there))
+    x, x_there = (saes.dictionary_rows(d, FEATURES, N)(rng(0)) for d in (D, to_device(D, "costume")))
+    np.testing.assert_array_equal(h_there, h, strict=True)
+    np.testing.assert_array_equal(x_there, x, strict=True)
+    trained = saes.train("relu", CONFIGS["relu"], fixed_rows(), steps=1, instances=INSTANCES)
+    scores, there_too = (
+        saes.score(trained, a, b) for a, b in ((D, x), (to_device(D, "costume"), to_device(x, "costume")))
+    )
+    np.testing.assert_array_equal(scores, there_too)
+
+
 def test_a_larger_factor_gives_a_sparser_code():
     rows = saes.dictionary_rows(D, FEATURES, 128)
     trained = saes.train("relu", CONFIGS["relu"], rows, steps=400, instances=3, lr=0.01, l1_factor=(0.1, 3, 30))
@@ -143,7 +173,7 @@ def test_scores_by_hand():
     eye = np.eye(2, dtype=np.float32)
     W = np.stack([eye, eye[[0, 0]]])
     params = {"W_enc": W.swapaxes(1, 2), "b_enc": np.zeros((2, 2)), "W_dec": W, "b_dec": np.zeros((2, 2))}
-    trained = saes.Trained("relu", relu.Config(2, 2), params, np.zeros(0), {}, np.zeros((0, 2, 2), bool))
+    trained = saes.TrainedSAEs("relu", relu.Config(2, 2), params, np.zeros(0), {}, np.zeros((0, 2, 2), bool))
     scores = saes.score(trained, eye, np.array([[[2.0, 0], [0, 3]]]))
     assert scores.found.tolist() == [2, 1]
     assert scores.mmcs.tolist() == [1, 0.5]
@@ -179,13 +209,25 @@ def test_bad_input_is_one_line(case):
 
 
 def test_more_bad_input():
-    with pytest.raises(InputError, match=r"^l1_factor: expected a variant with an L1 penalty"):
+    with pytest.raises(
+        InputError, match=r"^l1_factor: expected a variant with an L1 penalty, relu, gated, got 'topk'$"
+    ):
         saes.train("topk", CONFIGS["topk"], fixed_rows(), steps=1, instances=INSTANCES, l1_factor=(1, 1, 1))
+    with pytest.raises(
+        InputError, match=r"^dictionary: expected \(n_feat, d_in\) of finite numbers, got shape \(5,\)$"
+    ):
+        saes.dictionary_rows(D[0], FEATURES, N)
     with pytest.raises(InputError, match=r"^n_feat: the data has 7 features, what it passes through has 6$"):
         saes.dictionary_rows(D[:6], FEATURES, N)
     toys = {"W": np.zeros((2, D_IN, N_FEAT)), "b": np.zeros((2, N_FEAT))}
     with pytest.raises(InputError, match=r"^params: expected 1 or 3 toys"):
         saes.hidden_rows(models.Config(N_FEAT, D_IN), toys, FEATURES, N, instances=3)
+    with pytest.raises(InputError, match=r"^params: expected finite numbers, W has others$"):
+        saes.hidden_rows(
+            models.Config(N_FEAT, D_IN), {"W": D.T[None] * np.nan, "b": np.zeros((1, N_FEAT))}, FEATURES, N
+        )
+    with pytest.raises(InputError, match=r"^truth, x: expected finite numbers, at least one row each, got 7 and 0$"):
+        saes.score(saes.train("relu", CONFIGS["relu"], fixed_rows(), steps=0, instances=3), D, np.zeros((1, 0, D_IN)))
     with pytest.raises(InputError, match=r"^data: expected 1 or 3 distributions, got 2$"):
         saes.dictionary_rows(D, data.independent(np.full((2, N_FEAT), 0.5)), N, instances=3)
     trained = saes.train("relu", CONFIGS["relu"], fixed_rows(), steps=0, instances=INSTANCES)

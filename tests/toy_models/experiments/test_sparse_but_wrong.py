@@ -81,10 +81,20 @@ def test_bad_input_is_one_line():
             0.4, np.zeros((2, 3))
         ),
         "^correlation: expected positive eigenvalues, got -0.2$": lambda: wrong.copula(0.4, wrong.star(5, 0.6)),
-        "^std: expected a number from 0, got -1$": lambda: wrong.copula(0.4, np.eye(2), std=-1),
+        "^std: expected a number of at least 0, got -1$": lambda: wrong.copula(0.4, np.eye(2), std=-1),
+        "^mean: expected a number of at least .*, got nan$": lambda: wrong.copula(0.4, np.eye(2), mean=np.nan),
+        "^n_feat: expected a whole number of at least 1, got 0$": lambda: wrong.star(0, 0.1),
+        "^k: expected at least one, got none$": lambda: wrong.sweep(0.1, k=()),
+        "^W_dec: expected finite rows that are not zero$": lambda: wrong.decoder_overlap(np.zeros((1, 2, 3))),
+        r"^x: expected \(1 or 1, n, d_in = 13\), got shape \(1, 3, 4\)$": lambda: wrong.nth_projection(
+            wrong.truth_start(D), np.zeros((1, 3, 4)), 1
+        ),
+        r"^dictionary: expected \(n_feat, d_in\) of finite numbers, got shape \(3,\)$": lambda: wrong.truth_start(
+            np.ones(3)
+        ),
         r"^density: expected numbers in \(0, 1\], got 2$": lambda: wrong.copula(2, np.eye(2)),
         "^W_dec: expected .instances, 2 or more latents": lambda: wrong.decoder_overlap(np.zeros((1, 1, 3))),
-        "^n_th: expected 1 to d_sae = 5, got 6$": lambda: wrong.nth_projection(
+        "^n_th: expected a whole number of at least 1 and at most 5, got 6$": lambda: wrong.nth_projection(
             wrong.truth_start(D), np.zeros((1, 3, 13)), 6
         ),
     }.items():

@@ -69,7 +69,7 @@ BAD = {
     "inverse": ({"inverse_densities": (2, 0.5)}, r"inverse_densities: expected .* at least 1, got \[2\.0, 0\.5\]"),
     "nan": ({"inverse_densities": (2, np.nan)}, r"inverse_densities: expected .* at least 1, got \[2\.0, nan\]"),
     "none": ({"inverse_densities": ()}, r"inverse_densities: expected .* at least 1, got \[\]"),
-    "seeds": ({"seeds": 0}, "seeds: expected at least 1, got 0"),
+    "seeds": ({"seeds": 0}, "seeds: expected a whole number of at least 1, got 0"),
     "n_feat": ({"n_feat": 0}, "n_feat: expected a whole number of at least 1, got 0"),
     "n_hid": ({"n_hid": 0}, "n_hid: expected a whole number of at least 1, got 0"),
 }
