@@ -146,7 +146,7 @@ MISTAKES = [
     (["train", "--correlated", "1", "--anticorrelated", "1"], "not allowed with argument"),
     (["train", "--steps", "x"], "argument --steps: invalid int value"),
     (["phase", "--size", "1"], "size: expected"),
-    (["geometry", "--seeds", "0"], "seeds: expected at least 1, got 0"),
+    (["geometry", "--seeds", "0"], "seeds: expected a whole number of at least 1, got 0"),
     (["recognise", "nothing.npy"], "nothing.npy: No such file"),
     (["recognise", "text.npy"], "text.npy: expected an .npy file of numbers, got a file that is none"),
     (["recognise", "objects.npy"], "objects.npy: expected an .npy file of numbers, got a file that is none"),
