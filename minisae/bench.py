@@ -35,6 +35,7 @@ from minisae.backend import Array
 from minisae.cache import array_source
 from minisae.errors import InputError
 from minisae.ops import l0
+from minisae.ops.blocks import core_count
 from minisae.recipe import Recipe
 from minisae.sae import variant as variant_module
 from minisae.train import Run, start, step
@@ -123,7 +124,7 @@ def bench(
             results += _compare(names, size, workload, allocator, rounds, seconds)
     versions = {"numpy": np.__version__} | ({against: importlib.metadata.version(against)} if against else {})
     return {
-        "size": size._asdict(), "cores": _cores(), "versions": versions, "check": check,
+        "size": size._asdict(), "cores": core_count(), "versions": versions, "check": check,
         "agrees": all(error <= TOLERANCE for error in check.values()), "results": results,
     }  # fmt: skip
 
@@ -147,10 +148,6 @@ def table(report: Report) -> str:
             f"{r['rows_per_s']:10.0f} {floor:26} {ratio:>8}".rstrip()
         )
     return "\n".join((*lines, "", *FOOTER))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_answer(size: Size, workload: str) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from minisae.backend import Array, backend_of, namespace, to_device, to_host
 from minisae.conventions import check_number
 from minisae.errors import InputError
-from minisae.ops.blocks import row_blocks
+from minisae.ops.blocks import core_count, row_blocks
 from minisae.optim import adam_init, adam_step
 from minisae.schedules import decay as fall
 from minisae.schedules import warmup as rise
@@ -132,7 +132,7 @@ def thread_count() -> int:
     """Return how many blocks to train at a time: all cores if BLAS is told to use one, else one."""
     if os.environ.get("OMP_NUM_THREADS") != "1" and os.environ.get("OPENBLAS_NUM_THREADS") != "1":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return core_count()
 
 
 def _counter(total: int, progress: Progress | None) -> Callable[[int], None]:

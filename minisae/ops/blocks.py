@@ -20,10 +20,15 @@ MAX_THREADS = 4
 """The passes are bound by memory and by Python's lock, so more threads bring nothing."""
 
 
+def core_count() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def thread_count() -> int:
     """Return how many threads to use: the cores this process may run on, unless the variables for BLAS say fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         asked = os.environ.get(name, "")
         if asked.isdecimal() and int(asked) > 0:

@@ -21,7 +21,9 @@ import numpy as np
 
 from minisae.backend import Array, to_host
 from minisae.errors import InputError
-from toy_models import data, geometry, train
+from toy_models import geometry
+from toy_models.data import check_density
+from toy_models.experiments.sweep import best_by_density
 from toy_models.models import Config
 
 DENSITIES = (0.75, 0.3, 0.12, 0.03)
@@ -88,18 +90,15 @@ def privileged(
     p = np.atleast_1d(np.asarray(density, np.float64))  # (t,)
     if p.ndim != 1 or tries < 1:
         raise InputError(f"density, tries: expected (t,) and at least 1, got shape {p.shape} and {tries}")
+    check_density("density", p[:, None], n_feat)
     cfg = Config(n_feat, n_hid, hidden="relu", start="positive")
     if importance is None:
         importance = 0.75 ** np.arange(n_feat)  # (n_feat,)
-    drawn = data.independent(np.repeat(p, tries)[:, None], n_feat=n_feat)
-    trained = train.train(
-        cfg, drawn, steps=steps, batch_size=batch_size, lr=lr, importance=importance, seed=seed, threads=threads,
-        backend=backend,
+    starts = best_by_density(
+        cfg, p, seeds=tries, steps=steps, batch_size=batch_size, lr=lr, importance=importance, rows=rows, seed=seed,
+        threads=threads, backend=backend,
     )  # fmt: skip
-    params = {name: to_host(a) for name, a in trained.params.items()}
-    loss = train.evaluate(cfg, params, drawn, importance=importance, rows=rows, seed=seed)  # (t*tries,)
-    best = train.take(params, train.best(loss, per=tries))
-    return Privileged(p, best["W"], best["b"], np.sort(loss.reshape(len(p), tries), axis=1))
+    return Privileged(p, starts.params["W"], starts.params["b"], np.sort(starts.loss, axis=1))
 
 
 def serves(W: Array, *, share: float = 0.25, floor: float = 0.05) -> np.ndarray:

@@ -55,7 +55,7 @@ class Sweep(NamedTuple):
 
 def best_by_density(
     cfg: Config,
-    densities: Sequence[float],
+    densities: Any,
     *,
     seeds: int,
     steps: int,
@@ -73,7 +73,7 @@ def best_by_density(
     Parameters
     ----------
     cfg : the model
-    densities : p of every feature, one for each group of starts
+    densities : p of every feature, one for each group of starts ``(densities,)``
     seeds : starts at each density
     steps, batch_size, lr, importance, threads, backend : as in :func:`toy_models.train.train`
     exact : a weighted batch with weights for each density (:func:`toy_models.exact.batch`), to choose by exact loss
