@@ -316,6 +316,24 @@ def pictures_08(v, figures):
     same([bar.get_height() for bar in axes.patches], [pair[i] for i in (0, 1) for pair in v["control"].values()])
 
 
+def pictures_09(v, figures):
+    [axes] = figures[0].axes
+    for line, wanted in zip(axes.lines[1:], v["answers"].values(), strict=True):
+        same(line.get_ydata(), wanted)
+    for axes, i in zip(figures[1].axes, (2, 1), strict=True):
+        for line, (variant, l1s) in zip(axes.lines, v["LAMBDAS"].items(), strict=False):
+            same(line.get_data(), np.transpose([[v["table"][variant, l1][j] for j in (0, i)] for l1 in l1s]))
+    for axes, (true, got) in zip(figures[2].axes, v["seen"].values(), strict=True):
+        same(axes.lines[0].get_data(), (true[:2000], got[:2000]))
+    [axes] = figures[3].axes
+    same([bar.get_width() for bar in axes.patches], [1 - r2 for r2 in v["bars"].values()])
+    left, right = figures[4].axes
+    same(left.lines[0].get_xdata(), [v["theta"]] * 2)
+    tops = sum(bar.get_height() for bar in left.patches)
+    assert tops == ((v["pre"] >= v["edges"][0]) & (v["pre"] <= v["edges"][-1])).sum()
+    same(right.lines[0].get_ydata(), v["grid"] * (v["grid"] > v["theta"]))
+
+
 def wrong_01(v):
     def mask_forgotten(W, b, x):
         h = np.maximum(x @ W.T, 0)
@@ -450,6 +468,27 @@ def wrong_08(v):
         "find_latent": [lambda f, is_it: int(f.sum(axis=0).argmax()), lambda f, is_it: 0],
         "without": [lambda sae, latent: lambda x: x, spliced_too],
         "fewest": [lambda recovers: 16, lambda recovers: 2],
+    }
+
+
+def wrong_09(v):
+    def halves(a, price):
+        return (a / 2, a / 2) if a**2 > price else (0, 0)
+
+    def without_penalty(x, pre, aux, W_dec, l1):
+        return (2 * (aux - x) / len(x) @ W_dec.T) * (pre > 0)
+
+    def no_threshold(params, x):
+        new = v["with_a_jump"](params, x)
+        return new | {"threshold": np.zeros_like(new["threshold"])}
+
+    def by_a_factor(params, x):
+        return params | {"W_dec": params["W_dec"] * 1.3, "threshold": np.zeros_like(params["b_enc"])}
+
+    return {
+        "share": [halves, lambda a, price: (max(a - price / 2, 0), 0), lambda a, price: (a, 0)],
+        "gate_slope": [without_penalty, lambda x, pre, aux, W_dec, l1: l1 / len(x) * (pre > 0)],
+        "with_a_jump": [no_threshold, by_a_factor],
     }
 
 
