@@ -334,6 +334,20 @@ def pictures_09(v, figures):
     same(right.lines[0].get_ydata(), v["grid"] * (v["grid"] > v["theta"]))
 
 
+def pictures_10(v, figures):
+    for axes, values in zip(figures[0].axes, (v["PRE"], v["each"], v["together"]), strict=True):
+        same(axes.images[0].get_array(), np.maximum(values, 0))
+    left, right = figures[1].axes
+    for i, variant in enumerate(("topk", "batch_topk")):
+        same(left.lines[i + 1].get_ydata(), v["mean_active"][variant])
+        same(right.lines[i].get_ydata(), [v["table"][variant, k][1] for k in v["KS"]])
+    [axes] = figures[2].axes
+    for line, wanted in zip(axes.lines, (v["smallest"], *v["thresholds"].values()), strict=True):
+        same(line.get_ydata(), wanted)
+    for axes, i in zip(figures[3].axes, (0, 1), strict=True):
+        same([bar.get_height() for bar in axes.patches], [marks[i] for marks in v["shift"].values()])
+
+
 def wrong_01(v):
     def mask_forgotten(W, b, x):
         h = np.maximum(x @ W.T, 0)
@@ -489,6 +503,29 @@ def wrong_09(v):
         "share": [halves, lambda a, price: (max(a - price / 2, 0), 0), lambda a, price: (a, 0)],
         "gate_slope": [without_penalty, lambda x, pre, aux, W_dec, l1: l1 / len(x) * (pre > 0)],
         "with_a_jump": [no_threshold, by_a_factor],
+    }
+
+
+def wrong_10(v):
+    def each_row(pre, total):
+        return v["dense"](v["top_k"](pre, max(1, total // len(pre))))
+
+    def last_of_ties(pre, total):
+        f = v["select"](pre[::-1, ::-1], total)
+        return f[::-1, ::-1]
+
+    def one_for_all(pre, k):
+        kept = v["select"](pre, k * len(pre))
+        return np.full(pre.shape[1], kept[kept > 0].min())
+
+    return {
+        "select": [each_row, last_of_ties],
+        "repaired": [
+            lambda theta, t: theta,
+            lambda theta, t: theta / 0.63,
+            lambda theta, t: theta / (1 - 0.99 ** (t - 1)),
+        ],
+        "for_each": [one_for_all, lambda pre, k: np.full(pre.shape[1], v["calibrated"])],
     }
 
 
