@@ -348,6 +348,21 @@ def pictures_10(v, figures):
         same([bar.get_height() for bar in axes.patches], [marks[i] for marks in v["shift"].values()])
 
 
+def pictures_11(v, figures):
+    [axes] = figures[0].axes
+    for line, wanted in zip(axes.lines, (v["staircase"], v["world"]), strict=False):
+        same(line.get_data(), (v["thetas"], wanted - wanted.mean()))
+    [axes] = figures[1].axes
+    for line, wanted in zip(axes.lines, (v["bias"], v["scatter"], v["total"]), strict=False):
+        same(line.get_data(), (v["BANDWIDTHS"], wanted))
+    [axes] = figures[2].axes
+    for line, wanted in zip(axes.lines, v["paths"].values(), strict=False):
+        same(line.get_ydata(), wanted)
+    [axes] = figures[3].axes
+    for line, kernel in zip(axes.lines, v["KERNELS"].values(), strict=True):
+        same(line.get_ydata(), kernel(line.get_xdata()))
+
+
 def wrong_01(v):
     def mask_forgotten(W, b, x):
         h = np.maximum(x @ W.T, 0)
@@ -526,6 +541,21 @@ def wrong_10(v):
             lambda theta, t: theta / (1 - 0.99 ** (t - 1)),
         ],
         "for_each": [one_for_all, lambda pre, k: np.full(pre.shape[1], v["calibrated"])],
+    }
+
+
+def wrong_11(v):
+    def on_f(pre, theta, d_f, d_gate, bandwidth):
+        f = np.where(pre > theta, pre, 0)
+        return -((np.abs(f - theta) < bandwidth / 2) / bandwidth * (theta * d_f + d_gate)).sum(axis=0)
+
+    def twice(pre, theta, d_f, d_gate, bandwidth):
+        return v["theta_slope"](pre, theta, d_f, d_gate, bandwidth) / bandwidth
+
+    return {
+        "theta_slope": [on_f, twice, lambda pre, theta, d_f, d_gate, bandwidth: -d_gate.sum(axis=0)],
+        "kernel": [lambda u: np.maximum(1 - 2 * np.abs(u), 0), v["KERNELS"]["rectangle"], v["KERNELS"]["gaussian"]],
+        "bandwidth_for": [lambda z, theta: 0.01, lambda z, theta: 1.0],
     }
 
 
