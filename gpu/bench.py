@@ -26,7 +26,7 @@ from minisae.cache import array_source
 from minisae.errors import InputError
 from minisae.ops import fallbacks
 from minisae.recipe import Recipe
-from minisae.sae import VARIANTS
+from minisae.sae import VARIANTS, sizes
 from minisae.train import start, step
 
 WARMUP = 3
@@ -97,7 +97,9 @@ def floor(name: str, size: Size, speed: tuple[float, float]) -> float:
 
 def step_times(name: str, size: Size, backend: str, repeats: int) -> tuple[list[float], dict[str, float]]:
     """Return the seconds of each step, and how often a step fell back to a formula for want of a kernel."""
-    cfg = VARIANTS[name].Config(size.d_in, size.d_sae, **({"k": size.k} if has_k(name) else {}))
+    options = {"k": size.k} if has_k(name) else {}
+    halves = (size.d_in - size.d_in // 2, size.d_in // 2)  # a row of two activations, for variants that ask
+    cfg = VARIANTS[name].Config(**{"d_sae": size.d_sae, **options, **sizes(VARIANTS[name], halves, options)})
     recipe = Recipe(steps=1_000_000, batch_size=size.n, dtype=size.dtype, init_rows=size.n, log_every=1_000_000)
     rows = np.random.default_rng(1).standard_normal((INPUTS * size.n, size.d_in), dtype=np.float32)  # (rows, d_in)
     run = start(array_source(rows), name, cfg, recipe, backend=backend)

@@ -19,10 +19,12 @@ from minisae.conventions import SWITCHES
 from minisae.errors import InputError
 from minisae.ops import fallbacks, reference_ops
 from minisae.recipe import Recipe
-from minisae.sae import VARIANTS, variant
+from minisae.sae import VARIANTS, sizes, variant
 from minisae.train import start, step
 
 D_IN, D_SAE, BATCH, STEPS = 31, 97, 41, 5
+SIDE_BY_SIDE = (17, D_IN - 17)
+"""What a row holds, for variants that ask: input and target, or two sources."""
 SILENT = 7
 """Latents that never fire, for the terms that look at dead ones."""
 TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
@@ -37,30 +39,33 @@ class Case(NamedTuple):
     recipe: dict[str, Any]
 
 
+OWN: dict[str, dict[str, Any]] = {"p_anneal": {"p_end": 0.9}, "archetypal": {"candidates": 29}}
+"""What a variant needs for rounding to stay small: no steep slope of f^p, no two latents that are one point."""
 RECIPES: tuple[dict[str, Any], ...] = (
     {"clip": 1.0},
     {"ghost": True, "ema": 0.9, "input_scale": "mean_norm"},
     {"clip": 0.5, "input_scale": "mean_square"},
 )
-"""What goes with the first, second and third values of the switches."""
+"""What goes with the first, second and third values of the switches, and again from the fourth on."""
 WARMUP, ANNEALING = {"sparsity_warmup": 4}, {"k_start": 17, "k_anneal": 4}
 
 
 def cases() -> dict[str, Case]:
-    """Return three cases for each variant: all switches at their first value, at their second, at their third.
+    """Return cases for each variant: all switches at their first value, at their second, and so on.
 
-    A switch with two values begins again. So every value of every switch is in some case.
+    A switch with fewer values than the longest begins again. So every value of every switch is in some case.
     """
     found = {}
     for name, module in VARIANTS.items():
         fields = module.Config._fields
         own = (WARMUP if "l1" in fields else {}) | (ANNEALING if "k" in fields else {})
         k = {"k": 2.6 if getattr(module, "FRACTIONAL_K", False) else 3} if "k" in fields else {}
-        for i, (recipe, which) in enumerate(zip(RECIPES, ("first", "second", "third"), strict=True)):
-            values = {switch: known.values[i % len(known.values)] for switch, known in SWITCHES.items()}
-            options = k | {switch: value for switch, value in values.items() if switch in fields}
-            recipe = {"dead_after": BATCH, "order": values["order"], **recipe, **own}
-            found[f"{name}, {which} values"] = Case(name, options, recipe)
+        shown = {switch: known.values for switch, known in SWITCHES.items() if switch in (*fields, "order")}
+        for i in range(max(map(len, shown.values()))):
+            values = {switch: known[i % len(known)] for switch, known in shown.items()}
+            order = {"dead_after": BATCH, "order": values.pop("order")}
+            options, recipe = k | values | OWN.get(name, {}), order | RECIPES[i % len(RECIPES)] | own
+            found[f"{name}, values {i + 1}"] = Case(name, options, recipe)
     return found
 
 
@@ -76,13 +81,15 @@ def train(case: Case, *, backend: str, dtype: str, reference: bool, steps: int =
     """
     options = {"batch_size": BATCH, "eps": 1e-3, "init_rows": BATCH, "log_every": 1, "lr": 1e-2, **case.recipe}
     recipe = Recipe(steps=steps, dtype=dtype, **options)
-    cfg = variant(case.variant).Config(D_IN, D_SAE, **case.options)
+    module = variant(case.variant)
+    cfg = module.Config(**{"d_sae": D_SAE, **case.options, **sizes(module, SIDE_BY_SIDE, case.options)})
     rows = np.random.default_rng(7).standard_normal((3 * BATCH, D_IN)).astype(np.float32) + 0.5  # (3*n, d_in)
     source = array_source(rows)
     measures: dict[str, Any] = {}
     with reference_ops() if reference else nullcontext():
         run = start(source, case.variant, cfg, recipe, backend=backend)
-        run.params["b_enc"][:SILENT] = -9.0
+        if "b_enc" in run.params:
+            run.params["b_enc"][:SILENT] = -9.0
         for _, x in zip(range(steps), source.batches(recipe.batch_size, seed=recipe.seed), strict=False):
             run, measures = step(run, to_device(x.astype(dtype), backend))
     groups = {"params": run.params, "m": run.adam.m, "v": run.adam.v, "average": run.average, "measures": measures}

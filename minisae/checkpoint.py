@@ -15,14 +15,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from minisae.backend import Array, backend_of, resolve, to_device, to_host
+from minisae.backend import Array, backend_of, namespace, resolve, to_device, to_host
 from minisae.cache.arrays import bad_rows, nonfinite_message, to_floats
 from minisae.errors import InputError
-from minisae.interop import saelens
+from minisae.interop import formats, saelens
 from minisae.interop.files import read_json, rename, write_beside
+from minisae.interop.folding import normalise_rows
 from minisae.ops import Code, SparseCode, dense
 from minisae.ops import sparse as to_sparse
-from minisae.sae import variant
+from minisae.sae import reconstruct, variant
+from minisae.sae import units as units_of
 
 FORMAT = 1
 RUN = "run.json"
@@ -39,7 +41,10 @@ class SAE(NamedTuple):
     params: dict[str, Array]
     """Its parameters, on one backend."""
     metadata: dict[str, Any]
-    """Where it comes from: model, hook, cache, training."""
+    """Where it comes from: model, hook, cache, training; under ``notes`` what was done to read it."""
+    normalise: str = "none"
+    """What is done to each row before encoding and undone after decoding: ``layer_norm`` (OpenAI, SAELens) or
+    ``constant_norm_rescale`` (SAELens); see :func:`minisae.interop.folding.normalise_rows`."""
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
@@ -64,11 +69,15 @@ class SAE(NamedTuple):
         x = to_device(x, backend)
         if x.ndim != 2 or x.shape[1] != self.cfg.d_in:
             raise InputError(f"x: expected rows of width d_in = {self.cfg.d_in}, got shape {tuple(x.shape)}")
-        f = variant(self.variant).encode(self.params, x.astype(self.params["W_dec"].dtype, copy=False), self.cfg)
+        x = self._seen(x)[0]  # (n, d_in)
+        f = variant(self.variant).encode(self.params, x, self.cfg)
         return to_sparse(f if isinstance(f, SparseCode) else to_host(f)) if sparse else dense(f)
 
-    def decode(self, f: Code) -> Array:
-        """Return the reconstruction ``(n, d_in)`` of a code ``(n, d_sae)``.
+    def decode(self, f: Code, x: Array | None = None) -> Array:
+        """Return the reconstruction ``(n, d_in)`` of a code ``(n, d_sae)``; of a transcoder ``(n, d_out)``.
+
+        ``x (n, d_in)``, the rows that were encoded, on the code's backend: with them what a skip connection has of them
+        is added and ``normalise`` undone. :meth:`reconstruct` does both steps.
 
         Raises
         ------
@@ -78,7 +87,29 @@ class SAE(NamedTuple):
         shape = tuple(getattr(f, "shape", ()))
         if len(shape) != 2 or shape[1] != self.cfg.d_sae:
             raise InputError(f"f: expected a code of width d_sae = {self.cfg.d_sae}, got {shape or type(f).__name__}")
-        return variant(self.variant).decode(self.params, f)
+        module = variant(self.variant)
+        if x is None:
+            return module.decode(self.params, f)
+        seen, scale, shift = self._seen(x)
+        x_hat = reconstruct(module, self.params, f, seen)  # (n, d_out)
+        return x_hat if self.normalise == "none" else x_hat * scale + shift
+
+    def reconstruct(self, x: Array) -> Array:
+        """Return the reconstruction ``(n, d_in)`` of rows ``x (n, d_in)``: encoded, decoded, ``normalise`` undone.
+
+        Raises
+        ------
+        InputError
+            As :meth:`encode` does.
+        """
+        backend = backend_of(self.params["W_dec"])
+        f = self.encode(x, sparse=backend == "numpy")  # a code (n, d_sae); a sparse one is on the host
+        return self.decode(f, to_device(x if hasattr(x, "get") else to_floats(x, name="x"), backend))
+
+    def _seen(self, x: Array) -> tuple[Array, Any, Any]:
+        """Return rows ``x (n, d_in)`` as the variant sees them, and the scale and shift that undo it."""
+        x = x.astype(self.params["W_dec"].dtype, copy=False)  # (n, d_in)
+        return (x, 1, 0) if self.normalise == "none" else normalise_rows(self.normalise, x, namespace(x))
 
     def save(self, path: str | Path) -> None:
         """Write a SAELens 6 folder, which :func:`load` and SAELens read.
@@ -95,7 +126,7 @@ class SAE(NamedTuple):
         held = sorted({p.name for p in path.iterdir()} - ours) if path.exists() else []
         if held:
             raise InputError(f"{path}: expected a new folder or one that save wrote, it holds {', '.join(held[:3])}")
-        saelens.write(path, self.variant, self.cfg, self.params, self.metadata)
+        saelens.write(path, *self)
 
     def to(self, backend: str) -> "SAE":
         """Return the autoencoder on ``"numpy"``, ``"cupy"`` or ``"auto"``."""
@@ -103,8 +134,16 @@ class SAE(NamedTuple):
         return self._replace(params={key: to_device(p, name) for key, p in self.params.items()})
 
 
-def load(path: str | Path) -> SAE:
-    """Read a trained autoencoder: the folder of a run, or a SAELens 6 folder.
+def load(path: str | Path, *, format: str | None = None, options: Mapping[str, Any] | None = None) -> SAE:
+    """Read a trained autoencoder: the folder of a run, or a checkpoint of any format of ``interop.formats.FORMATS``.
+
+    What reading did to it (transposing is not worth a word, folding is) stands in ``metadata["notes"]``.
+
+    Parameters
+    ----------
+    path : a folder or a file
+    format : name of its format; ``None`` recognises it by its content
+    options : what the files do not say (``k`` of a TopK in a bare state dict); formats that need some name them
 
     Raises
     ------
@@ -112,11 +151,11 @@ def load(path: str | Path) -> SAE:
         If there is none, or it is damaged: one line that names the file.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not path.exists():
         raise InputError(f"{path}: expected the folder of a run or of a saved autoencoder, found none")
     if not (path / saelens.CONFIG).exists() and (path / RUN).exists():
         raise InputError(f"{path}: this run has not ended yet; finish it with: minisae train … --out {path} --resume")
-    return SAE(*saelens.read(path))
+    return SAE(*formats.read(path, format=format, options=options or {}))
 
 
 def fold_input_scale(name: str, cfg: Any, params: Mapping[str, Array], scale: float) -> tuple[Any, dict[str, Array]]:
@@ -125,7 +164,7 @@ def fold_input_scale(name: str, cfg: Any, params: Mapping[str, Array], scale: fl
     What is in the units of the activations (biases, a threshold, a penalty λ) is named in the variant's ``UNITS``.
     Decoder rows keep their norm; codes come out in raw units, ``1/scale`` of what they were in training.
     """
-    units = variant(name).UNITS
+    units = units_of(variant(name), cfg)
     options = {key: getattr(cfg, key) / scale**power for key, power in units.items() if key in cfg._fields}
     arrays = {key: p / scale ** units[key] if key in units else p.copy(order="K") for key, p in params.items()}
     return cfg._replace(**options), arrays

@@ -7,7 +7,7 @@ and the result says so.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from minisae.metrics import Totals, cosine_structure, measure, merge, recovered_
 from minisae.models import CharGPT
 from minisae.models.char_gpt import hook_names
 from minisae.runs import source_identity
+from minisae.sae import split as split_row
+from minisae.sae import variant
 
 CHUNK = 8192
 Progress = Callable[[int], None]
@@ -85,13 +87,13 @@ class Evaluation(NamedTuple):
     """Mean row ``(d_in,)``, float64, on the host."""
 
 
-def load_sae(path: Path) -> SAE:
-    """Load an autoencoder; a cache in its place is one line."""
+def load_sae(path: Path, *, format: str | None = None, options: Mapping[str, Any] | None = None) -> SAE:
+    """Load an autoencoder as :func:`minisae.checkpoint.load` does; a cache in its place is one line."""
     if (path / MANIFEST).exists():
         raise InputError(
             f"{path}: expected a run or a saved autoencoder, this is an activation cache (minisae cache info {path})"
         )
-    return load(path)
+    return load(path, format=format, options=options)
 
 
 def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = False) -> Rows:
@@ -108,7 +110,7 @@ def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = 
     InputError
         If no rows are left, or rows of other data are not finite.
     """
-    chosen = sae.metadata.get("selection", {})
+    chosen = _selection(sae)
     filters = Filters(**chosen.get("filters", {}))
     if not isinstance(data, Cache):
         return _array_rows(sae, array_source(data, drop_nonfinite=drop_nonfinite or filters.drop_nonfinite))
@@ -121,9 +123,19 @@ def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = 
     return Rows(parts.held_out, f"held out: {parts.how}")
 
 
+def _selection(sae: SAE) -> dict[str, Any]:
+    """Return what training noted on its rows; a file's metadata may hold anything under that name."""
+    chosen = sae.metadata.get("selection", {})
+    filters = chosen.get("filters", {}) if isinstance(chosen, dict) else None
+    if not isinstance(filters, dict) or set(filters) - set(Filters._fields):
+        raise InputError("metadata: expected selection to be what training here notes, got something else")
+    return dict(chosen)
+
+
 def _array_rows(sae: SAE, source: ArraySource) -> Rows:
     """Find the held-out rows of an array: those after its first rows, if training's checksum is that of the first."""
-    first = sae.metadata.get("rows") or 0
+    known = sae.metadata.get("rows")
+    first = known if isinstance(known, int) and known > 0 else 0
     trained = ArraySource(source.x[:first])
     if not first or source_identity(trained).get("sha256") != sae.metadata.get("sha256"):
         return _other_rows(source)
@@ -178,10 +190,11 @@ def _measure(coder: Coder | SAE, x: np.ndarray, mean: np.ndarray) -> Totals:
     if not isinstance(coder, SAE):
         f = coder.encode(x)  # (n, d_sae)
         return measure(x, coder.decode(f), f, center=mean)
-    backend = backend_of(coder.params["W_dec"])
-    here = to_device(x, backend)  # (n, d_in)
-    code = coder.encode(here, sparse=True)  # a code (n, d_sae)
-    return measure(here, coder.decode(code), code, center=to_device(mean, backend))
+    backend, module = backend_of(coder.params["W_dec"]), variant(coder.variant)
+    here, target = split_row(module, to_device(x, backend), coder.cfg)
+    code = coder.encode(here, sparse=backend == "numpy")  # a code (n, d_sae); a sparse one is on the host
+    center = split_row(module, to_device(mean, backend), coder.cfg)[1]
+    return measure(target, coder.decode(code, here), code, center=center)
 
 
 def geometry(W_dec: Array) -> dict[str, float]:
@@ -255,6 +268,8 @@ def text_behind(source: View, model: CharGPT) -> tuple[str, list[Document]]:
         If the cache does not know its hook or tokens, or holds activations of another model.
     """
     cache = source.kept.cache
+    if len(source.kept.hooks) > 1:
+        raise InputError(f"{cache.path}: expected one activation to splice into {model.name}, got rows of several")
     hook = str(cache.manifest.meta.get("hook") or source.kept.hooks[0].removeprefix("acts."))
     if hook not in hook_names(model.cfg):
         raise InputError(

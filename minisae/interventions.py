@@ -39,8 +39,8 @@ class Effect(NamedTuple):
 
 def reconstruct(coder: Coder | SAE, x: Array) -> Array:
     """Return the coder's reconstruction ``(n, d_in)`` of rows ``x (n, d_in)``, on the backend and in the dtype of x."""
-    f = coder.encode(x, sparse=True) if isinstance(coder, SAE) else coder.encode(x)  # a code (n, d_sae)
-    return to_device(coder.decode(f), backend_of(x)).astype(x.dtype, copy=False)
+    x_hat = coder.reconstruct(x) if isinstance(coder, SAE) else coder.decode(coder.encode(x))  # (n, d_in)
+    return to_device(x_hat, backend_of(x)).astype(x.dtype, copy=False)
 
 
 def spliced(coder: Coder | SAE) -> Replacement:

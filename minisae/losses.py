@@ -1,7 +1,8 @@
 """Loss terms: a value, and the slopes it puts on a variant's outputs and parameters.
 
-    mse    (1/n) Σ_rows Σ_d (x_hat − y)²                  "sum" over d_in; "mean" divides by d_in
+    mse    (1/n) Σ_rows Σ_d (x_hat − y)²                  "sum" over d_in; "mean" divides by d_in; or normalised
     l1     (λ/n) Σ_rows Σ_j w_j |f_j|                     w_j = 1, or ‖W_dec,j‖
+    lp     (λ/n) Σ_rows Σ_j (w_j f_j)^p                   or of each row the p-th root
     aux_k  c · ‖aux − (y − x_hat)‖², reduced as mse       and normalised as asked
     ghost  see :func:`ghost`
 
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minisae.backend import Array, namespace
-from minisae.ops import Code, column_sum, known_false, row_norms
+from minisae.ops import Code, column_sum, dense, known_false, row_norms
 
 Slopes = dict[str, Array]
 
@@ -35,19 +36,32 @@ def _scale(x: Array, reduction: str) -> float:
     return float(x.shape[-2] * (x.shape[-1] if reduction == "mean" else 1))
 
 
-def mse(x_hat: Array, y: Array, *, reduction: str = "sum") -> Term:
+def mse(x_hat: Array, y: Array, *, reduction: str = "sum", normaliser: str = "none", weight: float = 1.0) -> Term:
     """Return the squared error of a reconstruction, mean over rows.
 
     Parameters
     ----------
     x_hat, y : reconstruction and target ``(n, d_in)``
     reduction : ``"sum"`` over ``d_in`` (Bricken et al. 2023) or ``"mean"``
+    normaliser : ``"none"``, or ``"input_variance"``: the error of all rows over Σ(y − ȳ)², whatever the reduction
+        (sparsify: FVU); 0 where the target has no spread
+    weight : what all is multiplied by
     """
     error = x_hat - y  # (n, d_in)
-    scale = _scale(y, reduction)
-    value = (error * error).sum(axis=(-2, -1)) / scale  # ()
-    error *= 2 / scale
+    scale, share = _scale(y, reduction), weight
+    if normaliser == "input_variance":
+        scale = _spread(y)  # ()
+        share = weight * (scale > 0).astype(y.dtype)  # ()
+        scale = scale + (scale == 0)  # ()
+    value = share * (error * error).sum(axis=(-2, -1)) / scale  # ()
+    error *= _per_instance(2 * share / scale)
     return Term(value, {"x_hat": error}, {})
+
+
+def _spread(y: Array) -> Array:
+    """Return Σ(y − ȳ)² ``()``, ȳ the mean row."""
+    from_mean = y - y.mean(axis=-2, keepdims=True)  # (n, d_in)
+    return (from_mean * from_mean).sum(axis=(-2, -1))
 
 
 def l1(f: Code, *, coefficient: float | Array, W_dec: Array | None = None) -> Term:
@@ -71,6 +85,43 @@ def l1(f: Code, *, coefficient: float | Array, W_dec: Array | None = None) -> Te
     value = (total * norms).sum(axis=-1) * share  # ()
     weight = norms[..., None, :] * slope  # (1, d_sae)
     return Term(value, {"f": weight}, {"W_dec": total[..., None] * slope * unit})
+
+
+def lp(f: Code, *, coefficient: float | Array, p: float, root: bool, W_dec: Array | None = None) -> Term:
+    """Return ``λ`` times the sum of the p-th powers of a non-negative code, or its p-th root, mean over rows.
+
+    What is 0 stays out, in value and slope: with p below 1 the slope grows without bound towards 0, and at 0 it is
+    taken as 0, as behind a ReLU.
+
+    Parameters
+    ----------
+    f : code ``(n, d_sae)``, not negative
+    coefficient : λ, or one for each instance ``(i,)``, of the code's dtype
+    p : exponent, not negative; above 0 with ``root``. With 0 it is the number of active latents
+    root : take the p-th root of each row's sum (the p-norm: SAELens, dictionary_learning's ``Lp``)
+    W_dec : with it, each latent counts with its decoder norm
+    """
+    code = dense(f)  # (n, d_sae)
+    xp, share = namespace(code), coefficient / code.shape[-2]
+    norms = None if W_dec is None else row_norms(W_dec)[..., None, :]  # (1, d_sae), if any
+    size = code if norms is None else code * norms  # (n, d_sae)
+    active = size > 0  # (n, d_sae)
+    size = xp.where(active, size, 1)  # (n, d_sae)
+    total = (size**p * active).sum(axis=-1, keepdims=True)  # (n, 1)
+    slope = p * size ** (p - 1) * active  # (n, d_sae)
+    if root:
+        some = total > 0  # (n, 1)
+        total = xp.where(some, total, 1)  # (n, 1)
+        slope = slope * (total ** (1 / p - 1) / p)  # (n, d_sae)
+        total = total ** (1 / p) * some  # (n, 1)
+    slope = slope * _per_instance(share)  # (n, d_sae)
+    value = total.sum(axis=(-2, -1)) * share  # ()
+    if W_dec is None or norms is None:
+        return Term(value, {"f": slope}, {})
+    column = norms[..., 0, :, None]  # (d_sae, 1)
+    d_norms = (slope * code).sum(axis=-2)[..., None]  # (d_sae, 1)
+    d_W_dec = d_norms * W_dec / xp.where(column > 0, column, 1)  # (d_sae, d_in)
+    return Term(value, {"f": slope * norms}, {"W_dec": d_W_dec})
 
 
 def aux_k(

@@ -1,5 +1,7 @@
 """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), gradient clipping and averaged weights, by hand.
 
+Beside it schedule-free sign descent, see :func:`signum_step`.
+
     m ← β₁ m + (1 − β₁) g              v ← β₂ v + (1 − β₂) g²
     m̂ = m / (1 − β₁ᵗ)                  v̂ = v / (1 − β₂ᵗ)
     after_correction    p ← p − lr · m̂ / (√v̂ + ε)                         the algorithm as printed; PyTorch
@@ -24,7 +26,10 @@ BLOCK = 65_536
 
 
 class AdamState(NamedTuple):
-    """What Adam remembers: moments by parameter name, laid out like the parameters, and the number of steps taken."""
+    """What Adam remembers: moments by parameter name, laid out like the parameters, and the number of steps taken.
+
+    Schedule-free sign descent keeps its points z in ``m``, and nothing in ``v``.
+    """
 
     m: dict[str, Array]
     v: dict[str, Array]
@@ -127,6 +132,40 @@ def _adam_update_formula(
 
 
 _adam_update = twin(cpu=_adam_update_cpu)(_adam_update_formula)
+
+
+def signum_init(params: dict[str, Array]) -> AdamState:
+    """Return the state of :func:`signum_step` at the start."""
+    return AdamState({name: p.copy(order="K") for name, p in params.items()}, {}, 0)
+
+
+def signum_step(
+    params: dict[str, Array], grads: dict[str, Array], state: AdamState, *, lr: float, beta: float = 0.95
+) -> AdamState:
+    """Take one step of schedule-free sign descent, in place: Defazio et al. 2024, arXiv:2405.15682, section 2.
+
+        x ← y + (1 − 1/β)(z − y)        the average, where the last step left it
+        z ← z − lr sign(g)              the gradient is that of y, where the parameters are in training
+        x ← x + (z − x) / t             t-th step, of a rate that does not rise
+        y ← x + (1 − β)(z − x)
+
+    The sign as the step is Bernstein et al. 2018, arXiv:1802.04434. z starts where the first step finds the parameters.
+    """
+    t = state.t + 1
+    for name, grad in grads.items():
+        y, z = params[name], state.m[name]  # (d_sae, d_in) each, or any other shape
+        if t == 1:
+            z[...] = y
+        x = y + (1 - 1 / beta) * (z - y)
+        z -= lr * namespace(y).sign(grad)
+        x += (z - x) / t
+        y[...] = x + (1 - beta) * (z - x)
+    return AdamState(state.m, state.v, t)
+
+
+def signum_average(params: dict[str, Array], state: AdamState, *, beta: float = 0.95) -> dict[str, Array]:
+    """Return the averages x of schedule-free sign descent, which are what is saved, by parameter name."""
+    return {name: params[name] + (1 - 1 / beta) * (z - params[name]) for name, z in state.m.items()}
 
 
 def global_norm(grads: dict[str, Array]) -> Array:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from minisae.conventions import check, check_number
+from minisae.conventions import SWITCHES, check, check_number
 from minisae.dead import RESAMPLERS
 from minisae.errors import InputError
 from minisae.optim import EPS_CONVENTIONS
@@ -32,18 +32,26 @@ class Recipe(NamedTuple):
     """``"float32"``, or ``"float64"`` for checking."""
     lr_warmup: int = 0
     """Steps over which the rate rises."""
+    lr_warmup_begins: str = "first_step"
+    """With the first step of its rise, or with zero."""
     lr_decay: str = "linear"
     """``"constant"``, ``"linear"``, ``"cosine"`` or ``"quarter_cosine"``."""
     lr_decay_start: float = 0.8
     """Share of the steps after which the rate falls."""
+    lr_end: float = 0.0
+    """Share of the rate that is left at the last step."""
     sparsity_warmup: int = 0
     """Steps over which λ rises."""
+    sparsity_warmup_begins: str = "first_step"
+    """With the first step of its rise, or with zero."""
     k_start: int = 0
     """With ``k_anneal``: k on the first step."""
     k_anneal: int = 0
     """Steps over which k falls from ``k_start`` to the variant's k; 0 switches it off."""
+    optimiser: str = "adam"
+    """``"adam"``, or ``"signum"``: schedule-free sign descent, whose rate must not rise."""
     beta1: float = 0.9
-    """Adam's decay of the first moment."""
+    """Adam's decay of the first moment; β of schedule-free sign descent."""
     beta2: float = 0.999
     """Adam's decay of the second moment."""
     eps: float = 1e-8
@@ -54,16 +62,30 @@ class Recipe(NamedTuple):
     """Largest joint gradient norm; 0 switches clipping off."""
     order: str = "project-clip-step-normalise"
     """Order of what follows the gradients; with ``normalise`` first, saved rows are one step off unit norm."""
+    projection: str = "exact"
+    """What the projection takes the norms of decoder rows to be."""
+    project_eps: float = 0.0
+    """ε that the projection adds to the norms of decoder rows (dictionary_learning: 1e-6)."""
+    normalise_eps: float = 0.0
+    """ε that the renormalisation adds to the norms of decoder rows."""
     ema: float = 0.0
     """Decay of the averaged weights, which are then what is saved; they start at the initial ones. 0: off."""
     dead_after: int = 1_000_000
     """Rows without firing after which a latent counts as dead (Gao et al.: ten million); lower it for short runs."""
+    dead_judged: str = "before"
+    """Before the batch, or with it; the second costs another forward pass while latents may be dead."""
+    fired_above: float = 0.0
+    """A latent fired where its code is above this (OpenAI: 1e-3); 0 asks the variant."""
     ghost: bool = False
     """Add ghost gradients."""
     resample: str = "none"
     """``"none"``, or a name of :data:`minisae.dead.RESAMPLERS`."""
     resample_every: int = 25_000
     """Steps between resamplings."""
+    resample_when: str = "multiple"
+    """Which steps a resampling follows."""
+    lr_warmup_again: bool = False
+    """The rate's rise begins again after each ``resample_every`` steps."""
     resample_until: int = 0
     """Last step at which to resample; 0 means the end."""
     resample_after: int = 0
@@ -76,6 +98,12 @@ class Recipe(NamedTuple):
     """Scale activations to a mean norm of √d_in or to a mean squared norm of 1; folded out on saving."""
     init_rows: int = 16_384
     """Rows from which ``b_dec`` and the input scale are estimated."""
+    b_dec_start: str = "variant"
+    """Where ``b_dec`` starts."""
+    train_b_dec: bool = True
+    """Train ``b_dec``, or leave it where it starts."""
+    start_norm: float = 1.0
+    """What W_enc and W_dec are multiplied by at the start (SAELens: 0.1)."""
     log_every: int = 100
     """Steps between records."""
     save_every: int = 1000
@@ -89,18 +117,33 @@ def check_recipe(recipe: Recipe, cfg: Any) -> None:
         check_number(name, getattr(recipe, name), least=1, whole=True)
     for name in ("seed", "lr_warmup", "sparsity_warmup", "k_start", "k_anneal", "resample_until", "resample_after"):
         check_number(name, getattr(recipe, name), least=0, whole=True)
-    for name in ("lr", "eps", "clip", "resample_scale"):
+    for name in ("lr", "eps", "clip", "resample_scale", "project_eps", "normalise_eps", "fired_above", "start_norm"):
         check_number(name, getattr(recipe, name), least=0)
     for name in ("beta1", "beta2", "ema"):
         check_number(name, getattr(recipe, name), least=0, below=1)
-    check_number("lr_decay_start", recipe.lr_decay_start, least=0, most=1)
-    check("order", recipe.order)
+    for name in ("lr_decay_start", "lr_end"):
+        check_number(name, getattr(recipe, name), least=0, most=1)
+    for name in Recipe._fields:
+        if name in SWITCHES:
+            check(name, getattr(recipe, name))
     for name, values in CHOICES.items():
         if getattr(recipe, name) not in values:
             raise InputError(f"{name}: expected one of {', '.join(map(str, values))}, got {getattr(recipe, name)!r}")
     _check_annealing(recipe, cfg)
+    if recipe.optimiser == "signum":
+        _check_signum(recipe)
     if recipe.sparsity_warmup and not hasattr(cfg, "l1"):
         raise InputError("sparsity_warmup: expected a variant with a penalty λ, this one has none")
+
+
+def _check_signum(recipe: Recipe) -> None:
+    """Refuse what schedule-free sign descent has no place for: a rate that rises, other averages, moments to reset."""
+    fixed = {"lr_warmup": 0, "ema": 0.0, "resample": "none"}
+    for name, value in fixed.items():
+        if getattr(recipe, name) != value:
+            raise InputError(f"{name}: expected {value} with optimiser signum, got {getattr(recipe, name)!r}")
+    if recipe.beta1 == 0:
+        raise InputError("beta1: expected a number above 0 with optimiser signum, got 0")
 
 
 def _check_annealing(recipe: Recipe, cfg: Any) -> None:

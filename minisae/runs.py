@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,10 @@ from minisae.errors import InputError
 from minisae.interop import saelens
 from minisae.interop.files import write_atomically
 from minisae.ops import normalise_rows
-from minisae.optim import AdamState
+from minisae.optim import AdamState, signum_average
+from minisae.presets import variant_of, with_preset
 from minisae.recipe import Recipe, check_recipe
+from minisae.sae import sizes
 from minisae.sae import variant as variant_module
 from minisae.synthetic import SyntheticSource
 from minisae.train import Hook, Record, Run, fit, start
@@ -125,9 +127,16 @@ def finished(run: Run, *, metadata: Mapping[str, Any]) -> SAE:
 
     A penalty λ is in the units of the activations, so it is scaled along.
     """
-    cfg, params = fold_input_scale(run.variant, run.cfg, run.params | run.average, run.scale)
+    signum = run.recipe.optimiser == "signum"
+    average = signum_average(run.params, run.adam, beta=run.recipe.beta1) if signum else run.average
+    module, params = variant_module(run.variant), run.params | average
+    if hasattr(module, "derived"):
+        params |= module.derived(params, run.cfg)
+    cfg, params = fold_input_scale(run.variant, run.cfg, params, run.scale)
     if run.average and run.cfg.decoder == "unit":
         normalise_rows(params["W_dec"])  # an average of unit rows is a little shorter
+    if hasattr(module, "folded"):
+        params, cfg = module.folded(params, cfg)  # decoder norms that ranked latents, into the encoder
     return SAE(run.variant, cfg, params, dict(metadata))
 
 
@@ -139,8 +148,10 @@ class Job(NamedTuple):
     recipe: Recipe
 
 
-def job(d_in: int, *, variant: str, d_sae: int, options: Mapping[str, Any]) -> Job:
+def job(widths: int | Sequence[int], *, variant: str, d_sae: int, options: Mapping[str, Any]) -> Job:
     """Sort named options into the variant's configuration and the recipe, and check both.
+
+    ``widths`` is that of a row of data, or those of what it holds side by side: what follows from them need no word.
 
     Raises
     ------
@@ -154,7 +165,9 @@ def job(d_in: int, *, variant: str, d_sae: int, options: Mapping[str, Any]) -> J
     if unknown:
         known = ", ".join((*fields, *Recipe._fields))
         raise InputError(f"option {', '.join(unknown)}: {variant} has none of that name; expected some of {known}")
-    cfg = saelens.config_from(variant, {"d_in": d_in, "d_sae": d_sae, **mine}, "options")
+    side_by_side = (widths,) if isinstance(widths, int) else widths
+    follows = sizes(variant_module(variant), side_by_side, mine)
+    cfg = saelens.config_from(variant, {"d_sae": d_sae, **mine, **follows}, "options")
     recipe = options_to(Recipe, rest, "options")
     check_recipe(recipe, cfg)
     return Job(variant, cfg, recipe)
@@ -163,15 +176,16 @@ def job(d_in: int, *, variant: str, d_sae: int, options: Mapping[str, Any]) -> J
 def train(
     data: Any,
     *,
-    variant: str = "topk",
+    variant: str | None = None,
     d_sae: int,
     steps: int,
-    batch_size: int = 2048,
-    lr: float = 1e-3,
-    seed: int = 0,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
     k: float | None = None,
     l1: float | None = None,
     options: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     backend: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -183,11 +197,13 @@ def train(
 
     Parameters
     ----------
-    data : array ``(n, d_in)``, the path of an activation cache, or anything with ``d_in``, ``rows`` and ``batches``
-    variant : a name of :data:`minisae.sae.VARIANTS`
-    d_sae, steps, batch_size, lr, seed : dictionary size and the recipe's first numbers
+    data : array ``(n, d_in)``, the path of an activation cache, or anything with ``d_in``, ``rows`` and ``batches``; a
+        transcoder's rows are ``(n, d_in + d_out)``, a crosscoder's those of all sources side by side
+    variant : a name of :data:`minisae.sae.VARIANTS`; ``None`` is the preset's, or topk without one
+    d_sae, steps, batch_size, lr, seed : dictionary size and the recipe's first numbers, ``None`` for their defaults
     k, l1 : active latents a row, or weight of the L1 penalty: what a variant has of them
     options : any further field of the variant's ``Config`` or of :class:`~minisae.recipe.Recipe`, by name
+    preset : a name of :data:`minisae.presets.PRESETS`; whatever else is given wins over it
     backend : ``"numpy"``, ``"cupy"``, ``"auto"``; ``None`` reads ``MINISAE_BACKEND``
     out : folder for checkpoints, records and the result
     resume : go on with the run in ``out``, which must have been started with the same settings and data
@@ -206,8 +222,10 @@ def train(
     named = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "k": k, "l1": l1}
     chosen = {key: value for key, value in named.items() if value is not None} | dict(options or {})
     chosen = {key: value.item() if isinstance(value, np.generic) else value for key, value in chosen.items()}
-    todo = job(source.d_in, variant=variant, d_sae=d_sae, options=chosen)
+    chosen = with_preset(preset, chosen, d_in=source.d_in, d_sae=d_sae)
+    todo = job(widths_of(source), variant=variant_of(preset, variant), d_sae=d_sae, options=chosen)
     folder, identity = (None if out is None else Path(out)), source_identity(source) | dict(metadata or {})
+    identity |= {"preset": preset} if preset else {}
     run = _begin(todo, source, identity, folder, resume=resume, backend=resolve(backend))
     if folder is None:
         return finished(fit(run, source, hooks=hooks, stop=stop), metadata=identity)
@@ -220,6 +238,13 @@ def train(
     if run.step == run.recipe.steps:
         saelens.write(folder, *sae)
     return sae
+
+
+def widths_of(source: Source) -> tuple[int, ...]:
+    """Return the widths of what a row of data holds side by side; of one thing, unless the source knows better."""
+    if not isinstance(source, View):
+        return (source.d_in,)
+    return tuple(source.kept.cache.manifest.d_in[hook] for hook in source.kept.hooks)
 
 
 def array_sha256(a: np.ndarray) -> str:

@@ -7,13 +7,18 @@ from minisae.errors import InputError
 DECAYS = ("constant", "linear", "cosine", "quarter_cosine")
 
 
-def warmup(step: int, steps: int) -> float:
-    """Rise linearly to 1 over the first ``steps`` steps; step 0 already counts ``1 / steps``."""
-    return 1.0 if step >= steps else (step + 1) / steps
+def warmup(step: int, steps: int, *, begins: str = "first_step") -> float:
+    """Rise linearly to 1 over the first ``steps`` steps.
+
+    Step 0 already counts ``1 / steps``, or with ``begins="zero"`` nothing: then 1 is reached a step later.
+    """
+    return 1.0 if step >= steps else (step + (begins == "first_step")) / steps
 
 
-def decay(step: int, *, total: int, start: int, shape: str = "linear") -> float:
-    """Fall from 1 at step ``start`` to 0 at step ``total``, along a line, half or a quarter of a cosine, or stay at 1.
+def decay(step: int, *, total: int, start: int, shape: str = "linear", end: float = 0.0) -> float:
+    """Fall from 1 at step ``start`` to ``end`` at step ``total``.
+
+    Along a line, half or a quarter of a cosine; ``"constant"`` stays at 1.
 
     Raises
     ------
@@ -26,8 +31,10 @@ def decay(step: int, *, total: int, start: int, shape: str = "linear") -> float:
         return 1.0
     done = min(1.0, (step - start) / (total - start))
     if shape == "quarter_cosine":
-        return math.cos(math.pi / 2 * done)
-    return 1 - done if shape == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        left = math.cos(math.pi / 2 * done)
+    else:
+        left = 1 - done if shape == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return end + (1 - end) * left
 
 
 def anneal(step: int, *, first: float, last: float, steps: int) -> float:

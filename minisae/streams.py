@@ -28,6 +28,10 @@ STREAMS = (
     "toy_frames",
     "toy_saes",
     "toy_test",
+    "conformance",
+    "gradcheck",
+    "end_to_end",
+    "prefixes",
 )
 """One number each, by position: append only, or saved runs draw other numbers when resumed."""
 

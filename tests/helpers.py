@@ -12,4 +12,4 @@ def perturbed(variant, cfg, rng):
     params = variant.init(cfg, rng, dtype=np.float64)
     for p in params.values():
         p += 0.3 * rng.standard_normal(p.shape)
-    return params
+    return params | variant.derived(params, cfg) if hasattr(variant, "derived") else params

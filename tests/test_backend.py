@@ -22,7 +22,7 @@ from minisae.runs import finished, load_run, save_run
 from minisae.sae import VARIANTS
 from minisae.train import fit, start, step
 from tests.costume import no_sync, recorded
-from tests.sae.cases import cases_of, config, every_case, first_options, switches
+from tests.sae.cases import cases_of, config, every_case, first_options, parts, switches
 
 D_IN, D_SAE, BATCH, STEPS = 7, 23, 13, 5
 RECIPES = {
@@ -61,7 +61,8 @@ def started(variant, options, recipe, on):
     settings = {"steps": STEPS, "batch_size": BATCH, "dead_after": BATCH, "init_rows": 29, "log_every": 2, "lr": 0.05}
     with reference_ops():  # parameters are drawn on the host, where a twin would run
         run = start(source(), variant, cfg, Recipe(**{**settings, **recipe}), backend=on)
-    run.params["b_enc"][:4] = -9.0  # dead from the start
+    if "b_enc" in run.params:
+        run.params["b_enc"][:4] = -9.0  # dead from the start
     return run
 
 
@@ -159,9 +160,10 @@ def test_a_trained_autoencoder_moves_between_backends(variant, case, tmp_path):
             run = fit(started(variant, case.options, {"input_scale": "mean_norm"} | case.recipe, on), source())
             sae = finished(run, metadata={})
             sae.save(tmp_path / on)
-            f = sae.encode(x)  # (n, d_sae)
+            seen = parts(variant, x, sae.cfg)[0]
+            f = sae.encode(seen)  # (n, d_sae)
             assert backend_of(f) == on
-            results[on] = to_host(dense(f)), to_host(sae.decode(f))
+            results[on] = to_host(dense(f)), to_host(sae.decode(f, to_device(seen, on)))
             if hasattr(VARIANTS[variant], "calibrated"):
                 params = VARIANTS[variant].calibrated(sae.params, x, sae.cfg)
                 assert backend_of(params["threshold"]) == on
@@ -187,10 +189,11 @@ def test_several_instances_at_once(variant, case):
     ends = []
     for on in ("numpy", "costume"):
         params = {name: to_device(np.stack([p[name] for p in each]), on) for name in module.SHAPES}
-        rows, silent = to_device(x, on), to_device(dead, on)
+        seen, target = parts(variant, to_device(x, on), cfg)
+        silent = to_device(dead, on)
         with no_sync():
-            out, cache = module.forward(params, rows, cfg, dead=silent)
-            total, slopes, direct = gather(module.objective(params, out, rows, cfg, dead=silent))
+            out, cache = module.forward(params, seen, cfg, dead=silent)
+            total, slopes, direct = gather(module.objective(params, out, target, cfg, dead=silent))
             grads = module.backward(params, cache, cfg, slopes, want_x=True)
         assert total.shape == (2,)
         ends.append({key: to_host(a) for key, a in {**grads, **direct, "total": total}.items()})

@@ -13,12 +13,14 @@ from minisae.errors import InputError
 from minisae.interop import files
 from minisae.ops import SparseCode, dense
 from minisae.sae import VARIANTS
-from tests.sae.cases import Case, config, every_case, lived_in
+from minisae.sae import units as units_of
+from tests.sae.cases import Case, config, every_case, lived_in, parts
 
 
 def make(name="topk", case=Case({"k": 3})):  # noqa: B008
     rng = np.random.default_rng(0)
-    cfg, x = config(name, case.options), rng.standard_normal((7, 5))
+    cfg = config(name, case.options)
+    x = parts(name, rng.standard_normal((7, 5)), cfg)[0]
     params = {key: p.astype(np.float32) for key, p in lived_in(name, cfg, rng, x).items()}
     return minisae.SAE(name, cfg, params, {"hook_name": "blocks.1"}), x
 
@@ -98,8 +100,9 @@ def test_one_line_says_what_it_is():
 
 @pytest.mark.parametrize(("name", "case"), every_case())
 def test_one_line_begins_with_name_and_sizes(name, case):
-    line = repr(make(name, case)[0])
-    assert line.startswith(f"SAE({name}, 5 → 13")
+    sae, _ = make(name, case)
+    line = repr(sae)
+    assert line.startswith(f"SAE({name}, {sae.cfg.d_in} → 13")
     assert "\n" not in line
 
 
@@ -126,7 +129,7 @@ def damage_missing(folder):
 def damage_truncated(folder):
     path = folder / "sae_weights.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    return "not a readable safetensors file"
+    return "it is truncated"
 
 
 def damage_json(folder):
@@ -199,7 +202,7 @@ def test_fold_input_scale_is_exact_in_function(name, case):
     scaled = dense(VARIANTS[name].encode(params, x * 3, sae.cfg))
     assert scaled.any()
     cfg, folded = fold_input_scale(name, sae.cfg, params, 3.0)
-    units = VARIANTS[name].UNITS
+    units = units_of(VARIANTS[name], cfg)
     assert units.keys() <= {*VARIANTS[name].SHAPES, *cfg._fields}
     raw = {key: old / 3.0 ** units[key] if key in units else old for key, old in sae.cfg._asdict().items()}
     assert cfg._asdict() == raw
@@ -215,12 +218,14 @@ def test_every_loss_term_has_the_unit_of_the_squared_error_or_none(name, case):
     variant, dead = VARIANTS[name], np.arange(13) % 3 == 0
     params = {key: p.astype(np.float64) for key, p in sae.params.items()}
     values = []
-    for rows, cfg, own in ((x * 3, sae.cfg, params), (x, *fold_input_scale(name, sae.cfg, params, 3.0))):
-        terms = variant.objective(own, variant.forward(own, rows, cfg, dead=dead)[0], rows, cfg, dead=dead)
+    for scale, cfg, own in ((3, sae.cfg, params), (1, *fold_input_scale(name, sae.cfg, params, 3.0))):
+        y = scale * (x[:, : cfg.d_out] if hasattr(variant, "split") else x)
+        terms = variant.objective(own, variant.forward(own, scale * x, cfg, dead=dead)[0], y, cfg, dead=dead)
         values.append({key: float(term.value) for key, term in terms.items()})
     for key, value in values[0].items():
         assert value > 0, key
-        unitless = getattr(cfg, f"{key}_normaliser", "none") != "none"
+        normaliser = "mse_normaliser" if key == "multi" else f"{key}_normaliser"
+        unitless = getattr(cfg, normaliser, "none") != "none" or getattr(cfg, "relative", False)
         assert values[1][key] == pytest.approx(value / (1 if unitless else 9)), key
 
 

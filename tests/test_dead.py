@@ -7,7 +7,7 @@ from minisae import dead
 from minisae.optim import AdamState
 from minisae.sae import VARIANTS, relu
 from tests.helpers import perturbed
-from tests.sae.cases import config, every_case, first_options
+from tests.sae.cases import config, every_case, first_options, parts
 
 CFG = relu.Config(5, 13, l1=0.3)
 DEAD = np.isin(np.arange(13), (2, 7, 8))
@@ -29,7 +29,7 @@ def resampled(how, *, mask=DEAD, scale=None, seed=0):
 
 @pytest.mark.parametrize("how", dead.RESAMPLERS)
 def test_alive_latents_are_untouched_and_dead_ones_start_anew(how):
-    count, before, params, adam, _ = resampled(how)
+    count, before, params, adam, x = resampled(how)
     assert count == 3
     for key, axis in (("W_enc", 1), ("b_enc", 0), ("W_dec", 0)):
         np.testing.assert_array_equal(params[key].compress(~DEAD, axis), before[key].compress(~DEAD, axis))
@@ -38,9 +38,15 @@ def test_alive_latents_are_untouched_and_dead_ones_start_anew(how):
     np.testing.assert_allclose(np.linalg.norm(fresh, axis=1), 1, rtol=1e-12)
     assert not params["b_enc"][DEAD].any()
     alive = np.linalg.norm(before["W_enc"][:, ~DEAD], axis=0).mean()
-    size = {"bricken": 0.2 * alive, "arena_simple": 0.5, "arena_advanced": 0.5 * alive}[how]
-    np.testing.assert_allclose(params["W_enc"][:, DEAD].T, fresh * size, rtol=1e-12)
-    kept = 0 if how == "bricken" else 1
+    size = {"bricken": 0.2 * alive, "arena_simple": 0.5, "arena_advanced": 0.5 * alive, "dictionary_learning": None}[
+        how
+    ]
+    made = params["W_enc"][:, DEAD].T
+    if size is None:  # of the rows as long as they are
+        longer = np.linalg.norm(x, axis=1, keepdims=True) * (0.2 * alive)
+        size = longer[(fresh @ (x / np.linalg.norm(x, axis=1, keepdims=True)).T).argmax(axis=1)]
+    np.testing.assert_allclose(made, fresh * size, rtol=1e-12)
+    kept = 0 if how in ("bricken", "dictionary_learning") else 1
     for moments in (adam.m, adam.v):
         assert (moments["W_dec"][DEAD] == kept).all()
         assert (moments["W_enc"][:, DEAD] == kept).all()
@@ -92,6 +98,25 @@ def test_rows_are_drawn_with_probability_proportional_to_the_squared_loss():
     assert shares[3] == 0
 
 
+def test_each_row_once():
+    """Of four rows, one without an error, three go to three of five dead latents; the other two stay as they were."""
+    cfg = relu.Config(4, 5, l1=0.0)
+    params = {"W_enc": np.zeros((5, 4)).T, "b_enc": np.ones(5), "W_dec": np.zeros((5, 4)), "b_dec": np.zeros(4)}
+    adam = AdamState(*({key: np.ones_like(p) for key, p in params.items()} for _ in range(2)), 1)
+    x = np.diag([1.0, 2.0, 3.0, 0.0])
+    b_enc = params["b_enc"] - 9
+    params["b_enc"] = b_enc
+    mask, rng = np.ones(5, bool), np.random.default_rng(0)
+    assert dead.resample("dictionary_learning", relu, params, adam, cfg, mask, lambda: [x], rng) == 3
+    assert sorted(params["W_dec"].argmax(axis=1)[:3]) == [0, 1, 2]
+    np.testing.assert_allclose(
+        params["W_enc"].T[:3], params["W_dec"][:3] * (x.max(axis=1)[params["W_dec"][:3].argmax(axis=1)] * 0.2)[:, None]
+    )
+    assert not params["b_enc"][:3].any()
+    assert (params["b_enc"][3:] == -8).all()
+    assert not params["W_dec"][3:].any()
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("weight", ["plain", "decoder_norm"])
 def test_row_losses_add_up_to_the_objective(reduction, weight):
@@ -105,15 +130,21 @@ def test_row_losses_add_up_to_the_objective(reduction, weight):
     np.testing.assert_allclose(dead.row_losses(relu, params, x, cfg, penalty=False).mean(), terms["mse"].value)
 
 
-PENALISED = [p for p in every_case() if hasattr(VARIANTS[p.values[0]], "row_penalty")]
+BY_ITSELF = {"relative", "penalty_reduction"}
+"""With these, what a row pays depends on its norm or on the rows beside it; resampling leaves that out."""
+PENALISED = [
+    p
+    for p in every_case()
+    if hasattr(VARIANTS[p.values[0]], "row_penalty") and not BY_ITSELF & p.values[1].options.keys()
+]
 
 
 @pytest.mark.parametrize(("name", "case"), PENALISED)
 def test_a_penalty_of_rows_is_the_objectives_in_the_mean(name, case):
     rng, variant, cfg = np.random.default_rng(5), VARIANTS[name], config(name, case.options)
-    params, x = perturbed(variant, cfg, rng), rng.standard_normal((101, 5))
+    params, (x, y) = perturbed(variant, cfg, rng), parts(name, rng.standard_normal((101, 5)), cfg)
     out, _ = variant.forward(params, x, cfg)
-    terms = variant.objective(params, out, x, cfg)
+    terms = variant.objective(params, out, y, cfg)
     rows = variant.row_penalty(params, out.f, cfg)
     assert rows.shape == (101,)
     np.testing.assert_allclose(rows.mean(), sum(term.value for key, term in terms.items() if key != "mse"))
@@ -123,8 +154,8 @@ def test_every_variant_with_a_penalty_says_what_a_row_pays():
     """A term beside the squared error that looks at the code alone is a penalty, which resampling must know."""
     for name, module in VARIANTS.items():
         cfg, rng = config(name, first_options(name)), np.random.default_rng(6)
-        params, x = perturbed(module, cfg, rng), rng.standard_normal((7, 5))
-        terms = module.objective(params, module.forward(params, x, cfg)[0], x, cfg)
+        params, (x, y) = perturbed(module, cfg, rng), parts(name, rng.standard_normal((7, 5)), cfg)
+        terms = module.objective(params, module.forward(params, x, cfg)[0], y, cfg)
         assert hasattr(module, "row_penalty") == any("f" in term.slopes for term in terms.values()), name
 
 

@@ -363,6 +363,36 @@ def pictures_11(v, figures):
         same(line.get_ydata(), kernel(line.get_xdata()))
 
 
+def pictures_12(v, figures):
+    left, right = figures[0].axes
+    for line, i in zip(left.lines[:2], (0, 1), strict=True):
+        same(line.get_data(), (v["WIDTHS"], [v["found"][w][i] for w in v["WIDTHS"]]))
+    same(left.lines[2].get_ydata(), list(v["fit"].values()))
+    same(right.lines[0].get_ydata(), list(v["leaning"].values()))
+    for axes, sae in zip(figures[1].axes, (v["plain"], v["nested"]), strict=True):
+        same([bar.get_height() for bar in axes.patches], np.concatenate(v["silence"](sae)))
+    for axes, cosines in zip(figures[2].axes, v["shown"].values(), strict=False):
+        same(axes.images[0].get_array(), cosines)
+    [axes] = figures[3].axes
+    same([bar.get_width() for bar in axes.patches], [marks[i] for i in (3, 4) for marks in v["bars"].values()])
+
+
+def pictures_13(v, figures):
+    left, right = figures[0].axes
+    same(left.lines[0].get_xdata(), list(v["answers"].values()))
+    same([bar.get_width() for bar in right.patches], list(v["shares"].values()))
+    [axes] = figures[1].axes
+    for line, wanted in zip(axes.lines, v["ratio"].values(), strict=True):
+        same(line.get_data(), (v["BATCHES"], wanted))
+    for i, axes in enumerate(figures[2].axes):
+        same([bar.get_width() for bar in axes.patches], [max(row[i], -0.3) for row in v["scores"].values()])
+    [axes] = figures[3].axes
+    for line, wanted in zip(axes.lines, v["in_units"].values(), strict=False):
+        same(line.get_data(), (v["units"], wanted))
+    for i, axes in enumerate(figures[4].axes):
+        same([bar.get_width() for bar in axes.patches], [max(row[i], -1) for row in v["loaded"].values()])
+
+
 def wrong_01(v):
     def mask_forgotten(W, b, x):
         h = np.maximum(x @ W.T, 0)
@@ -556,6 +586,42 @@ def wrong_11(v):
         "theta_slope": [on_f, twice, lambda pre, theta, d_f, d_gate, bandwidth: -d_gate.sum(axis=0)],
         "kernel": [lambda u: np.maximum(1 - 2 * np.abs(u), 0), v["KERNELS"]["rectangle"], v["KERNELS"]["gaussian"]],
         "bandwidth_for": [lambda z, theta: 0.01, lambda z, theta: 1.0],
+    }
+
+
+def wrong_12(v):
+    def own(parent, children):
+        return np.vstack([parent, children])
+
+    def how_often(code, feature, others):
+        return np.array([(code[(feature > 0) & (o > 0)] == 0).mean() for o in others.T])
+
+    def of_all_rows(code, feature, others):
+        return np.array([(code[o > 0] == 0).mean() - (code[~(o > 0)] == 0).mean() for o in others.T])
+
+    return {
+        "absorbing": [own, lambda parent, children: np.vstack([parent, children - parent])],
+        "silenced_by": [how_often, of_all_rows],
+        "prefixes_for": [lambda levels: (52,), lambda levels: (16, 52), lambda levels: (4, 52)],
+    }
+
+
+def wrong_13(v):
+    def saelens_way(p, scale):
+        return p | {"W_enc": p["W_enc"] * scale, "W_dec": p["W_dec"] / scale, "b_dec": p["b_dec"] / scale}
+
+    def threshold_left(p, scale):
+        return p | {name: p[name] / scale for name in ("b_enc", "b_dec")}
+
+    return {
+        "translated": [lambda lam, n, d_in: lam, lambda lam, n, d_in: lam / n, lambda lam, n, d_in: lam / d_in],
+        "fool": [
+            lambda x: x,
+            lambda x: x.mean(axis=0) + 0 * x,
+            lambda x: 0 * x,
+            lambda x: x + np.random.default_rng(0).standard_normal(x.shape),
+        ],
+        "folded": [lambda p, scale: p, saelens_way, threshold_left],
     }
 
 

@@ -6,7 +6,16 @@ import pytest
 from minisae import optim
 from minisae.errors import InputError
 from minisae.ops import reference_ops
-from minisae.optim import adam_init, adam_step, clip_by_global_norm, ema_update, global_norm
+from minisae.optim import (
+    adam_init,
+    adam_step,
+    clip_by_global_norm,
+    ema_update,
+    global_norm,
+    signum_average,
+    signum_init,
+    signum_step,
+)
 from tests.ops.shapes import DTYPES, close
 
 SHAPES = {"W_enc": (5, 7), "b_enc": (7,), "W_dec": (7, 5)}
@@ -126,3 +135,14 @@ def test_ema():
     ema_update(average, params, decay=0.9)
     for name, a in average.items():
         np.testing.assert_allclose(a, expected[name], rtol=1e-14)
+
+
+def test_signum_by_hand():
+    """Two steps at rate 1 with β = 1/2: z goes 4, 3, 4; its mean x 3, 3.5; and y lies halfway between the two."""
+    params, state = {"W": np.array([4.0])}, signum_init({"W": np.array([9.0])})
+    state = signum_step(params, {"W": np.array([0.3])}, state, lr=1.0, beta=0.5)
+    assert (state.t, state.m["W"][0], params["W"][0]) == (1, 3.0, 3.0)
+    assert signum_average(params, state, beta=0.5)["W"][0] == 3.0
+    state = signum_step(params, {"W": np.array([-7.0])}, state, lr=1.0, beta=0.5)
+    assert (state.t, state.m["W"][0], params["W"][0]) == (2, 4.0, 3.75)
+    assert signum_average(params, state, beta=0.5)["W"][0] == 3.5

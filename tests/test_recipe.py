@@ -30,7 +30,10 @@ def test_defaults_are_sound():
         ({"k_start": 8, "k_anneal": 11}, "k_anneal: expected at most steps = 10, got 11"),
         ({"sparsity_warmup": 8}, "sparsity_warmup: expected a variant with a penalty λ, this one has none"),
         ({"dtype": "float16"}, "dtype: expected one of float32, float64, got 'float16'"),
-        ({"resample": "all"}, "resample: expected one of none, bricken, arena_simple, arena_advanced, got 'all'"),
+        (
+            {"resample": "all"},
+            "resample: expected one of none, bricken, arena_simple, arena_advanced, dictionary_learning, got 'all'",
+        ),
         ({"input_scale": "unit"}, "input_scale: expected one of none, mean_norm, mean_square, got 'unit'"),
         ({"ghost": "yes"}, "ghost: expected one of False, True, got 'yes'"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minisae
-from minisae import baselines, metrics, models, synthetic
+from minisae import baselines, end_to_end, metrics, models, synthetic
 from minisae.cache import Filters, array_source, split
 from minisae.dead import RESAMPLERS
 from minisae.interop import saelens
@@ -21,12 +21,24 @@ from minisae.sae import VARIANTS
 from minisae.train import fit, start, step
 from minisae.verify import check_gradients
 from tests.cache.helpers import small_cache
-from tests.sae.cases import cases_of, config, first_options
+from tests.sae.cases import cases_of, config, first_options, parts
 from tests.shapecheck import Trace
 
 ROOT = Path(minisae.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-NUMERIC = ("ops", "sae", "losses", "optim", "dead", "synthetic", "metrics", "models", "train", "baselines")
+NUMERIC = (
+    "ops",
+    "sae",
+    "losses",
+    "optim",
+    "dead",
+    "synthetic",
+    "metrics",
+    "models",
+    "train",
+    "baselines",
+    "end_to_end",
+)
 """Modules in which every assignment of an array to a name carries its shape."""
 
 UNCOMMENTED = {
@@ -57,7 +69,7 @@ def training():
                 )  # fmt: skip
                 with reference_ops() if reference else nullcontext():
                     run = start(array_source(rows()), name, config(name, case.options, D_IN, D_SAE), recipe)
-                    run.params["b_enc"][:3] = -9
+                    run.params.get("b_enc", np.zeros(3))[:3] = -9
                     fit(run, array_source(rows()))
 
 
@@ -67,7 +79,8 @@ def sparse_training():
         for b_enc in (0, np.where(np.arange(211) % 3, -9, -2)):
             recipe = Recipe(steps=STEPS, batch_size=N, dead_after=N, init_rows=29)
             run = start(array_source(rows()), name, config(name, first_options(name), D_IN, 211), recipe)
-            run.params["b_enc"][...] = b_enc
+            if "b_enc" in run.params:
+                run.params["b_enc"][...] = b_enc
             fit(run, array_source(rows()))
     top_k(np.rint(rows(N, 211)), 5)  # with ties
     batch_top_k(np.rint(rows(N, 211)), 67)
@@ -77,13 +90,13 @@ def gradients():
     for name, module in VARIANTS.items():
         cfg = config(name, first_options(name), 2, 11)
         params = module.init(cfg, np.random.default_rng(1), sample=rows(5, 2), dtype=np.float64)
-        x = rows(5, 2).astype(np.float64)
+        x, y = parts(name, rows(5, 2).astype(np.float64), cfg)
 
-        def loss(p, module=module, cfg=cfg, x=x):
-            return float(gather(module.objective(p, module.forward(p, x, cfg)[0], x, cfg))[0])
+        def loss(p, module=module, cfg=cfg, x=x, y=y):
+            return float(gather(module.objective(p, module.forward(p, x, cfg)[0], y, cfg))[0])
 
         out, cache = module.forward(params, x, cfg)
-        slopes = gather(module.objective(params, out, x, cfg))[1]
+        slopes = gather(module.objective(params, out, y, cfg))[1]
         check_gradients(loss, params, module.backward(params, cache, cfg, slopes))
         module.backward(params, cache, cfg, {"pre": np.ones_like(out.pre)}, want_x=True)
 
@@ -97,11 +110,12 @@ def saving(folder):
         sae = finished(run, metadata={})
         sae.save(folder / name)
         saelens.read(folder / name)
-        sae.decode(sae.encode(rows(N)))
+        x = parts(name, rows(N), cfg)[0]
+        sae.decode(sae.encode(x), x)
         with reference_ops():
-            module.encode(sae.params, rows(N), cfg)
+            module.encode(sae.params, x, cfg)
             if hasattr(module, "calibrated"):
-                module.calibrated(sae.params, rows(N), cfg)
+                module.calibrated(sae.params, x, cfg)
 
 
 def truth():
@@ -131,6 +145,8 @@ def measures():
     totals = metrics.measure(x, x_hat, f, center=x.mean(axis=0))
     metrics.report(metrics.add(totals, x, x_hat, f, center=x.mean(axis=0)))
     metrics.cosine_structure(learned)
+    metrics.diff_models(learned[:, :3], learned[:, 3:6])
+    metrics.norm_shares([learned[:, :3], learned[:, 3:]])
     metrics.max_cosines(learned, dictionary, absolute=True)
     metrics.max_abs_correlation_coefficient(dictionary, learned)
     metrics.recovery_report(dictionary, learned, np.maximum(rows(17, 11), 0), f)
@@ -159,6 +175,9 @@ def language_model(folder):
     list(models.activations(model, documents, hooks=[hook]))
     models.generate(model, "a", 2), models.generate(model, "a", 2, temperature=0)
     train_char_gpt.train(documents, cfg, train_char_gpt.Recipe(steps=2, batch=12), threads=1)
+    for loss in end_to_end.LOSSES:
+        splice = end_to_end.Splice("blocks.0.hook_resid_post", loss, 0.5)
+        end_to_end.train(model, documents, splice, d_sae=13, steps=2, batch_size=33, options={"init_rows": 33})
     models.save(model, folder / "model.safetensors")
     models.load(folder / "model.safetensors")
 
@@ -221,14 +240,15 @@ def test_letters_hold_across_the_calls_of_a_step():
     """Within a step n, d_in and d_sae mean one thing wherever they are written outside the operations."""
     outside = [path for path in FILES if place(path).partition("/")[0] in ("sae", "losses.py", "train.py")]
     for name in VARIANTS:
-        for case in cases_of(name).values():
+        for i, case in enumerate(cases_of(name).values()):
             cfg = config(name, case.options, D_IN, D_SAE)
             recipe = Recipe(steps=STEPS, batch_size=N, dead_after=1, log_every=1, **RECIPE | case.recipe)
             run = start(array_source(rows()), name, cfg, recipe)
-            for reference in (True, False):
+            width = {} if hasattr(VARIANTS[name], "sizes") else {"d_in": D_IN}  # else a row has parts of other widths
+            for reference in (True, False) if i == 0 else (True,):
                 with (
                     reference_ops() if reference else nullcontext(),
-                    Trace(outside, n=N, d_in=D_IN, d_sae=D_SAE) as seen,
+                    Trace(outside, n=N, d_sae=D_SAE, **width) as seen,
                 ):
                     run, _ = step(run, rows(N))
                 assert seen.checked

@@ -12,15 +12,17 @@ LAYERS = (
     ("minisae.errors", "minisae.version", "minisae.backend", "minisae.streams"),
     ("minisae.ops",),
     ("minisae.losses", "minisae.optim", "minisae.schedules"),
-    ("minisae.sae", "minisae.conventions", "minisae.dead", "minisae.recipe", "minisae.synthetic"),
+    ("minisae.sae", "minisae.conventions", "minisae.dead", "minisae.recipe", "minisae.presets", "minisae.synthetic"),
     ("minisae.cache", "minisae.checkpoint", "minisae.models", "minisae.interop"),
     ("minisae.metrics",),
-    ("minisae.train", "minisae.runs", "minisae.console", "minisae.progress", "minisae"),
+    ("minisae.train", "minisae.runs", "minisae.end_to_end", "minisae.console", "minisae.progress", "minisae"),
     ("toy_models",),
-    ("minisae.interventions", "minisae.interpret", "minisae.baselines", "minisae.verify"),
+    ("minisae.interventions", "minisae.interpret", "minisae.baselines", "minisae.verify", "minisae.ledger"),
     (
-        *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.demo", "minisae.bench"),
-        *("minisae.demo_jobs", "minisae.demo_report", "minisae.evaluate", "minisae.gpu.parity", "minisae.gpu.bench"),
+        *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.convert", "minisae.info", "minisae.demo"),
+        "minisae.bench",
+        *("minisae.quality", "minisae.demo_jobs", "minisae.demo_report", "minisae.evaluate"),
+        *("minisae.gpu.parity", "minisae.gpu.bench"),
     ),
 )
 """Who may import whom: a module imports from its own layer and from the layers above it in this list."""
@@ -33,8 +35,8 @@ LONG_FUNCTIONS: dict[str, str] = {}
 PRINTS = ("minisae/console.py", "gpu/parity.py", "gpu/bench.py")
 """Files that talk to people."""
 CUPY = ("minisae/backend.py", "gpu/")
-TORCH = ("minisae/bench.py", "toy_models/bench.py")
-"""The files that may load torch: ``bench --against torch`` measures it."""
+TORCH = ("minisae/bench.py", "toy_models/bench.py", "minisae/verify/adapters/")
+"""Who may load torch: ``bench --against torch`` measures it, and the adapters' subject is libraries made of it."""
 KEYWORDS = ("minisae/ops/dispatch.py",)
 """The one file with ``**kwargs``: a decorator that hands arguments through."""
 

@@ -8,9 +8,9 @@ import pytest
 from minisae.errors import InputError
 from minisae.recipe import Recipe
 from minisae.runs import finished
-from minisae.sae import VARIANTS, relu, topk
+from minisae.sae import VARIANTS, relu, topk, units
 from tests.helpers import ArraySource
-from tests.sae.cases import config, every_case
+from tests.sae.cases import config, every_case, explained, module_of, parts
 
 # ``minisae.train`` the function hides the module of the same name.
 t = importlib.import_module("minisae.train")
@@ -28,8 +28,8 @@ def trained(name="topk", cfg=None, *, steps=40, **recipe):
 
 @pytest.mark.parametrize(("name", "case"), every_case())
 def test_loss_falls_and_rows_stay_unit(name, case):
-    run, records = trained(name, config(name, case.options), steps=200)
-    assert records[-1]["loss"] < 0.7 * records[0]["loss"]
+    run, records = trained(name, config(name, case.options), steps=200, x=explained(name, X))
+    assert records[-1]["loss"] < 0.75 * records[0]["loss"]
     if run.cfg.decoder == "unit":
         np.testing.assert_allclose(np.linalg.norm(run.params["W_dec"], axis=1), 1, rtol=1e-5)
     else:
@@ -125,12 +125,13 @@ def test_input_scale_is_folded_out(name, case, how):
     cfg = config(name, case.options)
     plain = finished(trained(name, cfg, input_scale=how, **case.recipe)[0], metadata={})
     large = finished(trained(name, cfg, input_scale=how, **case.recipe, x=X * 64)[0], metadata={})
-    f, x_hat = plain.encode(X), plain.decode(plain.encode(X))
+    x = parts(name, X, cfg)[0]
+    f, x_hat = plain.encode(x), plain.decode(plain.encode(x), x)
     assert f.any()
-    np.testing.assert_allclose(large.encode(X * 64), 64 * f, rtol=1e-5, atol=1e-4)
-    np.testing.assert_allclose(large.decode(large.encode(X * 64)), 64 * x_hat, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(large.encode(x * 64), 64 * f, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(large.decode(large.encode(x * 64), x * 64), 64 * x_hat, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(large.params["W_dec"], plain.params["W_dec"], rtol=1e-5, atol=1e-7)
-    for option, power in VARIANTS[name].UNITS.items():
+    for option, power in units(VARIANTS[name], cfg).items():
         if option in cfg._fields:
             assert getattr(large.cfg, option) == pytest.approx(getattr(plain.cfg, option) * 64**power)
 
@@ -161,11 +162,16 @@ def test_parameters_are_optimised_and_averaged_and_state_is_neither(name, case):
     state = set(getattr(VARIANTS[name], "STATE", ()))
     assert run.adam.m.keys() == run.adam.v.keys() == run.average.keys() == VARIANTS[name].SHAPES.keys() - state
     kept = finished(run, metadata={})
-    free = kept.params.keys() - ({"W_dec"} if run.cfg.decoder == "unit" else set())
+    follows = VARIANTS[name].derived(kept.params, run.cfg) if hasattr(VARIANTS[name], "derived") else {}
+    for key, p in follows.items():
+        np.testing.assert_array_equal(kept.params[key], p)
+    folds = getattr(run.cfg, "select_by", "pre") != "pre"  # decoder norms go into the encoder
+    changed = {"W_enc", "b_enc", "W_dec"} if folds else {"W_dec"} if run.cfg.decoder == "unit" else set()
+    free = kept.params.keys() - follows.keys() - changed
     for key in free:
         np.testing.assert_array_equal(kept.params[key], (run.params if key in state else run.average)[key])
-    for key, p in run.params.items():
-        assert not np.array_equal(p, begun.params[key]), f"{key} did not move"
+    fixed = {key for key, p in run.params.items() if np.array_equal(p, begun.params[key])}
+    assert fixed <= set(getattr(module_of(name), "FIXED", ()))
 
 
 @pytest.mark.parametrize("how", ["bricken", "arena_simple", "arena_advanced"])
@@ -187,3 +193,19 @@ def test_resampling_revives(how):
 def test_width_of_the_data_must_be_the_configurations():
     with pytest.raises(InputError, match="d_in: the data has width 5, the configuration says 7"):
         t.start(ArraySource(X), "relu", relu.Config(7, 13), Recipe(steps=1))
+
+
+def test_the_rate_rises_anew_and_resampling_follows_the_step_after():
+    """dictionary_learning's rate with resampling: 0, 1/3, 2/3, 1, 1 and again; new latents after steps 0, 5, 10."""
+    again = {"lr_warmup": 3, "lr_warmup_begins": "zero", "lr_warmup_again": True, "lr_decay": "constant"}
+    recipe = {"resample": "dictionary_learning", "resample_every": 5, "resample_when": "one_later", "resample_after": 1}
+    cfg, source = topk.Config(5, 13, 1, auxk=0.0), ArraySource(X)
+    run = t.start(source, "topk", cfg, Recipe(steps=13, batch_size=31, lr=1.0, init_rows=211, **again, **recipe))
+    rates = [t.now(run._replace(step=step))[1] for step in range(7)]
+    np.testing.assert_allclose(rates, [0, 1 / 3, 2 / 3, 1, 1, 0, 1 / 3])
+    run.idle[...] = 99
+    found = []
+    for taken in range(1, 13):
+        run.idle[...] = 99
+        found += [taken - 1] if t.maybe_resample(run._replace(step=taken), source) else []
+    assert found == [0, 5, 10]

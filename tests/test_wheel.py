@@ -62,6 +62,7 @@ def test_every_module_and_every_data_file_is_in_the_wheel(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"minisae/{name}" for name in in_source("minisae", "*.py", "py.typed")}
     expected |= {f"minisae/models/data/{name}" for name in in_source("minisae/models/data", "*.*")}
+    expected |= {f"minisae/verify/data/{name}" for name in in_source("minisae/verify/data", "*.*")}
     expected |= {f"minisae/gpu/{name}" for name in in_source("gpu", "*.py", "*.cu", "*.cuh", "*.h")}
     expected |= {f"toy_models/{name}" for name in in_source("toy_models", "*.py")}
     assert expected <= names, sorted(expected - names)

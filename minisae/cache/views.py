@@ -66,7 +66,7 @@ def _checked_budget(budget: int) -> int:
 def as_source(
     data: Any,
     *,
-    hook: str | None = None,
+    hook: str | Sequence[str] | None = None,
     filters: Filters = KEEP_ALL,
     verify: bool = True,
     budget: int = BUDGET,

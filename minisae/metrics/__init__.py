@@ -4,6 +4,7 @@ Inputs are NumPy or CuPy arrays; results are numbers of the same backend unless 
 reconstructions are compared in the units and the space in which they are given: undo an input scaling first.
 """
 
+from minisae.metrics.diffing import Diffing, diff_models, norm_shares, relative_norms
 from minisae.metrics.geometry import CosineStructure, cosine_structure, max_cosines, unit_rows, welch_bound
 from minisae.metrics.model import (
     ce_recovered,
@@ -56,6 +57,7 @@ __all__ = [
     "CosineStructure",
     "DensityHistogram",
     "DetectionCounts",
+    "Diffing",
     "Matching",
     "Totals",
     "add",
@@ -69,6 +71,7 @@ __all__ = [
     "density_histogram",
     "detection_counts",
     "detection_scores",
+    "diff_models",
     "firing_counts",
     "firing_density",
     "frac_variance_explained",
@@ -86,11 +89,13 @@ __all__ = [
     "measure",
     "merge",
     "mmcs",
+    "norm_shares",
     "openai_about_zero",
     "overcomplete_r2",
     "pooled_r2",
     "recovered_report",
     "recovery_report",
+    "relative_norms",
     "relative_reconstruction_bias",
     "report",
     "saebench_0_6_explained_variance",

@@ -104,6 +104,13 @@ def fired(f: Code) -> Array:
     return (dense(f) != 0).any(axis=-2)
 
 
+def with_values(f: Code, values: Array) -> Code:
+    """Return the entries of ``values (n, d_sae)`` at which a code ``(n, d_sae)`` is not 0."""
+    if isinstance(f, SparseCode):
+        return f._replace(values=np.where(f.values != 0, values[f.rows(), f.columns], 0))
+    return namespace(f).where(f != 0, values, 0)
+
+
 def column_sum(f: Code) -> Array:
     """Sum a code over rows ``(d_sae,)``."""
     if isinstance(f, SparseCode):

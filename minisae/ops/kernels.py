@@ -1,8 +1,9 @@
 """Kernels for the pseudo-derivative of a step: how near its edge an entry must be to have a say in where the edge lies.
 
 Each is a symmetric ``K(u)`` whose integral is 1; a bandwidth ε makes it ``K(z / ε) / ε``. The list is that of
-overcomplete 0.3, with its half-width ``ε / 2`` (the cosine reaches ``ε``); there the Gaussian integrates to ½ and
-Silverman's to 2, here both to 1. Silverman's is negative in places. Letters: n rows, d_sae.
+overcomplete 0.3, with its half-width ``ε / 2`` (the cosine reaches ``ε``). There the Gaussian integrates to ½ and
+Silverman's to 2, and what multiplies a slope has another ``1 / ε``, except for the cosine: :func:`overcomplete_factor`.
+Silverman's is negative in places. Letters: n rows, d_sae.
 """
 
 from collections.abc import Callable
@@ -62,7 +63,20 @@ KERNELS: dict[str, Callable[[Array], Array]] = dict(
 """By name."""
 
 
-def step_slope_ste(pre: Array, theta: Array, *, kernel: str, bandwidth: float) -> Array:
+def overcomplete_factor(kernel: str, bandwidth: float) -> float:
+    """Return how many times too large the pseudo-derivatives of overcomplete 0.3 are, by which they may be reproduced.
+
+    Its rectangle has its two end points too, which is not.
+
+    Examples
+    --------
+    >>> [overcomplete_factor(kernel, 0.5) for kernel in ("rectangle", "gaussian", "silverman", "cosine")]
+    [2.0, 1.0, 4.0, 1.0]
+    """
+    return 1.0 if kernel == "cosine" else {"gaussian": 0.5, "silverman": 2.0}.get(kernel, 1.0) / bandwidth
+
+
+def step_slope_ste(pre: Array, theta: Array, *, kernel: str, bandwidth: float, scale: float = 1.0) -> Array:
     """Return the pseudo-derivative of ``1[pre > θ]`` with respect to ``pre``, ``(n, d_sae)``; minus it: to ``θ``.
 
     ``K((pre − θ) / ε) / ε``. Defined, not derived: the step is flat wherever it has a derivative. It is the exact
@@ -74,13 +88,20 @@ def step_slope_ste(pre: Array, theta: Array, *, kernel: str, bandwidth: float) -
     theta : thresholds θ ``(d_sae,)``
     kernel : a name of :data:`KERNELS`
     bandwidth : ε, above 0, in the unit of ``pre``
+    scale : what all is multiplied by
     """
     u = (pre - theta[..., None, :]) / bandwidth  # (n, d_sae)
-    return KERNELS[kernel](u) / bandwidth
+    return KERNELS[kernel](u) * (scale / bandwidth)
 
 
 def jump_slopes_ste(
-    pre: Array, theta: Array, d_f: Array, d_gate: Array, *, kernel: str, bandwidth: float, into_pre: bool
+    active: Array,
+    theta: Array,
+    d_f: Array,
+    d_gate: Array,
+    edges: tuple[Array, Array],
+    *,
+    into_pre: bool,
 ) -> tuple[Array, Array]:
     """Return the slopes at ``pre (n, d_sae)`` and ``θ (d_sae,)`` of a gate ``1[pre > θ]`` and a code ``pre · gate``.
 
@@ -89,12 +110,12 @@ def jump_slopes_ste(
 
     Parameters
     ----------
-    pre, theta, kernel, bandwidth : as in :func:`step_slope_ste`
+    active : where the code is ``pre`` and not 0, ``(n, d_sae)``
+    theta : thresholds θ ``(d_sae,)``
     d_f, d_gate : slopes at code and gate, ``(n, d_sae)``, or numbers
+    edges : what :func:`step_slope_ste` gives for code and gate, each ``(n, d_sae)``: the same, but in some conventions
     into_pre : let the step pass its slope to ``pre`` too (Anthropic, January 2025 update)
     """
-    edge = step_slope_ste(pre, theta, kernel=kernel, bandwidth=bandwidth)  # (n, d_sae)
-    row = theta[..., None, :]  # (1, d_sae)
-    through = (row * d_f + d_gate) * edge  # (n, d_sae)
-    d_pre = d_f * (pre > row)  # (n, d_sae)
+    through = theta[..., None, :] * d_f * edges[0] + d_gate * edges[1]  # (n, d_sae)
+    d_pre = d_f * active  # (n, d_sae)
     return (d_pre + through if into_pre else d_pre), -through.sum(axis=-2)

@@ -13,42 +13,55 @@ def row_norms(W: Array) -> Array:
     return xp.sqrt(xp.square(W).sum(axis=-1))
 
 
-def _normalise_rows_cpu(W: Array) -> None:
-    each(lambda block: _normalise_block(W[block]), row_blocks(len(W), W.strides[0]))
+def _normalise_rows_cpu(W: Array, *, eps: float = 0.0) -> None:
+    each(lambda block: _normalise_block(W[block], eps), row_blocks(len(W), W.strides[0]))
 
 
-def _normalise_block(W: Array) -> None:
-    norms = np.sqrt(np.einsum("ij,ij->i", W, W))  # (rows,)
+def _normalise_block(W: Array, eps: float) -> None:
+    norms = np.sqrt(np.einsum("ij,ij->i", W, W)) + W.dtype.type(eps)  # (rows,)
     W /= np.where(norms > 0, norms, 1)[:, None]
 
 
 @twin(cpu=_normalise_rows_cpu)
-def normalise_rows(W: Array) -> None:
-    """Give every row of ``W (d_sae, d_in)`` unit norm, in place; a zero row stays zero."""
-    norms = row_norms(W)[..., None]  # (d_sae, 1)
+def normalise_rows(W: Array, *, eps: float = 0.0) -> None:
+    """Divide every row of ``W (d_sae, d_in)`` by its norm + ``eps``, in place; a zero row stays zero."""
+    norms = row_norms(W)[..., None] + W.dtype.type(eps)  # (d_sae, 1)
     W /= namespace(W).where(norms > 0, norms, 1)
 
 
-def _project_rows_cpu(d_W: Array, W: Array) -> None:
-    each(lambda block: _project_block(d_W[block], W[block]), row_blocks(len(W), W.strides[0]))
+def _project_rows_cpu(d_W: Array, W: Array, *, eps: float = 0.0, assume_unit: bool = False) -> None:
+    each(lambda block: _project_block(d_W[block], W[block], eps, assume_unit), row_blocks(len(W), W.strides[0]))
 
 
-def _project_block(d_W: Array, W: Array) -> None:
-    square = np.einsum("ij,ij->i", W, W)  # (rows,)
-    along = np.einsum("ij,ij->i", d_W, W) / np.where(square > 0, square, 1)  # (rows,)
+def _project_block(d_W: Array, W: Array, eps: float, assume_unit: bool) -> None:
+    along = np.einsum("ij,ij->i", d_W, W)  # (rows,)
+    if not assume_unit:
+        square = np.einsum("ij,ij->i", W, W)  # (rows,)
+        square = np.square(np.sqrt(square) + W.dtype.type(eps)) if eps else square  # (rows,)
+        along /= np.where(square > 0, square, 1)
     d_W -= along[:, None] * W
 
 
 @twin(cpu=_project_rows_cpu)
-def project_rows(d_W: Array, W: Array) -> None:
+def project_rows(d_W: Array, W: Array, *, eps: float = 0.0, assume_unit: bool = False) -> None:
     """Remove from each row of the slope ``d_W (d_sae, d_in)`` its part parallel to the row of ``W``, in place.
 
     A step along that part would only change the norm, which the renormalisation undoes (Bricken et al. 2023,
     appendix "Advice for training").
+
+    Parameters
+    ----------
+    d_W, W : slope and dictionary ``(d_sae, d_in)``
+    eps : added to the norms of the rows (dictionary_learning: 1e-6), so that a little of the part stays
+    assume_unit : take the rows to be of norm 1 (OpenAI, sparsify): exact only where they are
     """
-    square = (W * W).sum(axis=-1, keepdims=True)  # (d_sae, 1)
+    xp = namespace(W)
     along = (d_W * W).sum(axis=-1, keepdims=True)  # (d_sae, 1)
-    d_W -= along / namespace(W).where(square > 0, square, 1) * W
+    if not assume_unit:
+        square = (W * W).sum(axis=-1, keepdims=True)  # (d_sae, 1)
+        square = xp.square(xp.sqrt(square) + W.dtype.type(eps)) if eps else square  # (d_sae, 1)
+        along = along / xp.where(square > 0, square, 1)  # (d_sae, 1)
+    d_W -= along * W
 
 
 def geometric_median(x: Array, *, iterations: int = 100, tolerance: float = 1e-6) -> Array:

@@ -5,6 +5,7 @@
     top_k_among    the same among allowed latents only, for AuxK                   (Gao et al. 2024, appendix A.2)
     batch_top_k    f = max(pre, 0) on the K largest of the whole batch, 0 elsewhere        (Bussmann et al. 2024)
     above          f = pre where it is positive and above the threshold of its latent, 0 elsewhere
+    group_max      f = max(pre, 0) on the largest of each of k blocks of latents, 0 elsewhere    (sparsify: groupmax)
 
 Backward of all: the slope passes where f is not 0, see :func:`minisae.ops.products.code_slope`.
 """
@@ -227,8 +228,10 @@ def batch_top_k(pre: Array, k_total: int) -> Code:
     return xp.maximum(kept, 0).reshape(pre.shape)
 
 
-def _above_cpu(pre: Array, threshold: Array) -> Code:
+def _above_cpu(pre: Array, threshold: Array, *, reached: bool = False) -> Code:
     bound = np.maximum(threshold, 0)  # (d_sae,)
+    if reached:  # at or above a number is above the one before it; 0 itself never counts
+        bound = np.where(bound > 0, np.nextafter(bound, -1), 0)  # (d_sae,)
     sample = pre[:: max(1, len(pre) // 128)]  # (rows, d_sae)
     if sparse_pays(np.count_nonzero(sample > bound) / max(1, sample.size), pre):
         return _by_blocks(lambda part: compress(~(part <= bound), part), pre)
@@ -236,13 +239,50 @@ def _above_cpu(pre: Array, threshold: Array) -> Code:
 
 
 @twin(cpu=_above_cpu)
-def above(pre: Array, threshold: Array) -> Code:
+def above(pre: Array, threshold: Array, *, reached: bool = False) -> Code:
     """Keep the entries of ``pre (n, d_sae)`` that are positive and above their latent's ``threshold (d_sae,)``.
 
-    A negative threshold is no threshold: what is left is ReLU. A NaN is kept, as ReLU keeps it.
+    A negative threshold is no threshold: what is left is ReLU. A NaN is kept, as ReLU keeps it. With ``reached`` an
+    entry equal to a positive threshold is kept too.
     """
     xp = namespace(pre)
-    return xp.where(pre <= xp.maximum(threshold, 0)[..., None, :], 0, pre)
+    bound = threshold[..., None, :]  # (1, d_sae)
+    out = (pre < bound) | (pre <= 0) if reached else pre <= xp.maximum(bound, 0)  # (n, d_sae)
+    return xp.where(out, 0, pre)
+
+
+def group_winners(pre: Array, k: int) -> Array:
+    """Mark the largest entry of each of ``k`` blocks of neighbouring latents, ties to the lowest: bool ``(n, d_sae)``.
+
+    Where ``k`` does not divide ``d_sae``, the first blocks are one latent wider.
+    """
+    xp = namespace(pre)
+    wide, width = pre.shape[-1] % k, pre.shape[-1] // k
+    masks = []
+    for part, n_blocks, size in (
+        (pre[..., : wide * (width + 1)], wide, width + 1),
+        (pre[..., wide * (width + 1) :], k - wide, width),
+    ):
+        if n_blocks:
+            blocks = part.reshape(*part.shape[:-1], n_blocks, size)  # (n, n_blocks, size)
+            won = xp.arange(size) == blocks.argmax(axis=-1)[..., None]  # (n, n_blocks, size)
+            masks.append(won.reshape(part.shape))
+    return xp.concatenate(masks, axis=-1)
+
+
+def _group_max_cpu(pre: Array, k: int) -> Code:
+    won = group_winners(pre, k) & ~(pre <= 0)  # (n, d_sae), a NaN is kept
+    return compress(won, pre) if sparse_pays(k / pre.shape[1], pre) else np.where(won, pre, 0)
+
+
+@twin(cpu=_group_max_cpu)
+def group_max(pre: Array, k: int) -> Code:
+    """Keep the largest entry of each of ``k`` blocks of neighbouring latents (see :func:`group_winners`), if positive.
+
+    ``pre`` and the result are ``(n, d_sae)``; ``1 <= k <= d_sae``.
+    """
+    xp = namespace(pre)
+    return xp.maximum(xp.where(group_winners(pre, k), pre, 0), 0)
 
 
 def _least_positive_cpu(f: Code) -> Array:

@@ -17,31 +17,35 @@ moves it. With m the smallest positive value kept in a batch and β ``threshold_
 
 A batch in which nothing positive is kept is left out; ``from_first`` counts it as m = 0, as its source does. Before the
 first m (θ = −1) encode is plain ReLU, as in both libraries. :func:`calibrated` sets θ from held-out rows instead.
+overcomplete 0.3 counts k in the batch (``k_per``), keeps every entry equal to the last (``ties``), and takes that value
+for m, with β = 0.9 (``threshold_of="kth"``, ``from_first``). SAELens ranks pre · ‖W_dec‖ (``select_by``).
 Letters: n rows, d_in, d_sae, k.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minisae.backend import Array, backend_of, namespace, to_device
-from minisae.conventions import check_number
-from minisae.errors import InputError
-from minisae.ops import Code, above, batch_top_k, fired, least_positive
-from minisae.sae import auxk, linear
+from minisae.ops import fired
+from minisae.sae import auxk, batchwise, linear, ranking
 
 SOURCE = "Bussmann, Leask and Nanda 2024, BatchTopK Sparse Autoencoders, arXiv:2412.06410"
-SHAPES = linear.SHAPES | {"threshold": ("d_sae",)}
-UNITS = linear.UNITS | {"threshold": 1}
+SHAPES = batchwise.SHAPES
+UNITS = batchwise.UNITS
 SAELENS = "jumprelu trained as batchtopk"
 """The architecture that SAELens 6 has for it: a threshold for each latent, once it is trained."""
-STATE = ("threshold",)
-"""What stands beside the parameters and is not trained; :func:`after_step` moves it."""
+STATE = batchwise.STATE
+"""What stands beside the parameters and is not trained; ``after_step`` moves it."""
 FRACTIONAL_K = True
 """Annealing k does not round it."""
 CHUNK = 1024
 """Rows that :func:`calibrated` encodes at a time."""
+check_config = batchwise.check_config
+init = batchwise.init
+k_total = batchwise.k_total
+encode = batchwise.encode
+after_step = batchwise.after_step
+folded = ranking.folded
 decode = linear.reconstruct
 aux_width = auxk.aux_width
 backward = auxk.backward
@@ -70,12 +74,22 @@ class Config(NamedTuple):
     """Sum or mean of the squared error over ``d_in``."""
     k_rounding: str = "nearest"
     """How ``k · n`` becomes whole, at least 1; SAELens cuts it ``"down"``."""
+    k_per: str = "row"
+    """``"batch"``: ``k`` is what a whole batch keeps, however many rows it has (overcomplete)."""
+    ties: str = "lowest"
+    """``"all"``: entries equal to the last one kept are kept, and at inference those equal to θ (overcomplete)."""
+    select_by: str = "pre"
+    """What is ranked, and θ the threshold of; SAELens: ``"contribution"``."""
+    threshold_of: str = "least_kept"
+    """What θ is the mean of; ``"kth"`` is 0 in a batch with fewer positive entries than are to be kept."""
     threshold_rule: str = "corrected"
     """How the running threshold starts."""
     threshold_decay: float = 0.99
     """β of the running threshold."""
     threshold_start: int = 0
     """First step, counted from 0, whose batch counts for the running threshold."""
+    auxk_over: str = "dead"
+    """Among whom AuxK selects; ``"unchosen"`` (overcomplete) counts in full whoever is dead."""
     auxk_normaliser: str = "none"
     """What AuxK is divided by."""
     auxk_reach: str = "latents"
@@ -88,35 +102,11 @@ class Config(NamedTuple):
     """``"unit"`` decoder rows, or ``"free"``."""
 
 
-def check_config(cfg: Config) -> None:
-    """Refuse a configuration that makes no sense, in one line."""
-    auxk.check_config(cfg)
-    check_number("k", cfg.k, least=0)
-    if not 0 < cfg.k <= cfg.d_sae:
-        raise InputError(f"k: expected above 0 and at most d_sae = {cfg.d_sae}, got {cfg.k}")
-    check_number("threshold_decay", cfg.threshold_decay, least=0, below=1)
-    check_number("threshold_start", cfg.threshold_start, least=0, whole=True)
-
-
-def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, dtype: type = np.float32) -> Params:
-    """Return the parameters of :func:`minisae.sae.linear.init`, and a threshold that nothing was learnt of yet: −1."""
-    return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": np.full(cfg.d_sae, -1, dtype)}
-
-
-def k_total(cfg: Config, n: int) -> int:
-    """Return how many entries are kept in a batch of ``n`` rows."""
-    return max(1, round(cfg.k * n) if cfg.k_rounding == "nearest" else int(cfg.k * n))
-
-
-def encode(params: Params, x: Array, cfg: Config) -> Code:
-    """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``, each by itself: what is above the threshold."""
-    return above(linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1], params["threshold"])
-
-
 def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
     """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead``, bool ``(d_sae,)``, asks for ``aux``."""
     seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
-    return auxk.outputs(params, seen, pre, batch_top_k(pre, k_total(cfg, x.shape[-2])), cfg, dead)
+    ranked = ranking.rank(params, pre, cfg)  # (n, d_sae)
+    return auxk.outputs(params, seen, ranked, batchwise.select(ranked, cfg), cfg, dead, raw=pre)
 
 
 def fired_latents(out: Out, cfg: Config) -> Array:
@@ -124,31 +114,16 @@ def fired_latents(out: Out, cfg: Config) -> Array:
     return fired(out.f)
 
 
-def after_step(params: Params, out: Out, cfg: Config, *, step: int) -> None:
-    """Move the running threshold in place by the batch of this step, counted from 0."""
-    if step < cfg.threshold_start:
-        return
-    xp, threshold, how = namespace(params["threshold"]), params["threshold"], cfg.threshold_rule
-    least = least_positive(out.f)[..., None]  # (1,)
-    if how == "from_first":
-        least = xp.where(xp.isfinite(least), least, 0)  # (1,)
-    share = 1 - cfg.threshold_decay
-    if how == "corrected":
-        share /= 1 - cfg.threshold_decay ** (step - cfg.threshold_start + 1)
-    moved = (1 - share) * xp.maximum(threshold, 0) + share * least  # (d_sae,)
-    if how != "from_zero":
-        moved = xp.where(threshold < 0, least, moved)  # (d_sae,)
-    threshold[...] = xp.where(xp.isfinite(least), moved, threshold)
-
-
 def calibrated(params: Params, x: Array, cfg: Config) -> Params:
     """Return the parameters with the threshold at which ``x (n, d_in)`` has ``k`` active latents a row in the mean.
 
     It lies midway between the ``k_total``-th largest pre-activation of all rows and the next. Where too few are
-    positive it is 0, and where the two are equal, those are left out; the mean is below k then.
+    positive it is 0, and where the two are equal, those are left out; the mean is below k then. With ``k_per="batch"``
+    the rows are one batch: ``k`` are active in all of them together.
 
     Examples
     --------
+    >>> import numpy as np
     >>> cfg = Config(d_in=3, d_sae=7, k=1.8)
     >>> rng = np.random.default_rng(0)
     >>> x = rng.standard_normal((50, 3), dtype=np.float32)
@@ -162,6 +137,7 @@ def calibrated(params: Params, x: Array, cfg: Config) -> Params:
     for first in range(0, len(x), CHUNK):
         part = to_device(x[first : first + CHUNK], backend_of(like)).astype(like.dtype, copy=False)  # (rows, d_in)
         pre = linear.encode(params, part, subtract_b_dec=cfg.subtract_b_dec)[1]  # (rows, d_sae)
+        pre = ranking.rank(params, pre, cfg)  # (rows, d_sae)
         both = xp.concatenate((largest, pre.reshape(-1)))  # (n_both,)
         largest = xp.partition(both, both.size - kept - 1)[both.size - kept - 1 :]  # (n_kept,)
     pair = xp.partition(largest, 1)[:2]  # (2,), the next one and the last that is kept
@@ -171,8 +147,8 @@ def calibrated(params: Params, x: Array, cfg: Config) -> Params:
 
 
 def to_saelens(cfg: Config) -> dict[str, Any]:
-    """Return the fields of SAELens' ``cfg.json`` that are this variant's own."""
-    return {"architecture": "jumprelu"}
+    """Return the fields of SAELens' ``cfg.json`` that are this variant's own; none before it is ``folded``."""
+    return {"architecture": "jumprelu"} if cfg.select_by == "pre" and cfg.ties == "lowest" else {}
 
 
 def from_saelens(fields: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,16 +5,18 @@
                λ (mean L0 / T − 1)²                                       of="batch": dictionary_learning 2025-08
     tanh       (λ/n) Σ_rows Σ_j tanh(c f_j ‖W_dec,j‖)                     Anthropic, January 2025 update
     pre_act    (μ/n) Σ_rows Σ_j ReLU(θ_j − pre_j) ‖W_dec,j‖               the same; SAELens: of dead latents only
+    l1         (λ/n) Σ_rows Σ_j f_j                                       overcomplete 0.3, mse_l1 (there: the sum)
 
-``gate`` is 1[pre > θ], so L0 of a row is its sum. All slopes here are derivatives; that of ``gate`` itself is where the
-pseudo-derivative comes in. SAELens 6.54 writes the target as ``(2λ'/T)(L0 − T)²``: this one's with λ = 2 T λ'.
-Letters: n rows, d_in, d_sae.
+``gate`` is 1[pre > θ], so L0 of a row is its sum. The slope of l1 at f = 0 is 0, as torch has it for abs: otherwise θ
+would get it from inactive entries near their threshold. All slopes here are derivatives; that of ``gate`` itself is
+where the pseudo-derivative comes in. SAELens 6.54 writes the target as ``(2λ'/T)(L0 − T)²``: here λ = 2 T λ'. Letters:
+n rows, d_in, d_sae.
 """
 
 from typing import Any
 
 from minisae.backend import Array, namespace
-from minisae.losses import Term
+from minisae.losses import Term, lp
 from minisae.ops import Code, dense, row_norms
 
 
@@ -32,6 +34,8 @@ def penalties(out: Any, W_dec: Array, cfg: Any, *, coefficient: float, dead: Arr
     terms = {}
     if cfg.penalty == "l0":
         terms["l0"] = l0(out.gate, coefficient=coefficient)
+    elif cfg.penalty == "l1":
+        terms["l1"] = lp(out.f, coefficient=coefficient, p=1, root=False)
     elif cfg.penalty == "tanh":
         terms["tanh"] = tanh(out.f, W_dec, coefficient=coefficient, scale=cfg.tanh_scale)
     else:

@@ -13,13 +13,14 @@ The step has no slope, so θ gets one that is defined and not derived (section 3
 and pre gets none of it, or with ``ste_reach="everything"`` (Anthropic, January 2025) the same with the other sign.
 The error is summed over d_in. The paper trains log θ: ``threshold_as="log"``; the default trains θ, for under Adam a
 small threshold stays small when its logarithm is trained (SAELens 6.54 does so too, dictionary_learning as well). A
-trained θ that falls below 0 counts as 0 and goes on being trained; SAELens sets it to 0 in place. λ is named ``l1``,
-as in every variant with one, for the warm-up and the command line; it weighs L0 here and has the unit of the squared
-error. For resampling a row counts with its squared error alone. Letters: n rows, d_in, d_sae.
+trained θ that falls below 0 counts as 0 and goes on being trained (``below_zero``). λ is named ``l1``, as in every
+variant with one, for the warm-up and the command line; it weighs L0 here and has the unit of the squared error. For
+resampling a row counts with its squared error alone. What libraries do otherwise is listed with the switches, in
+jump_steps and jump_penalties; dictionary_learning and Gemma Scope subtract no b_dec, overcomplete has none. Letters:
+n rows, d_in, d_sae.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,10 +28,10 @@ from minisae import losses
 from minisae.backend import Array, namespace
 from minisae.conventions import check_number
 from minisae.errors import InputError
-from minisae.ops import Code, above, fired
+from minisae.ops import Code, fired
 from minisae.ops import decode as product
-from minisae.ops.kernels import KERNELS, KernelName, jump_slopes_ste
-from minisae.sae import jump_penalties, linear
+from minisae.ops.kernels import KERNELS, KernelName
+from minisae.sae import jump_penalties, jump_saelens, jump_steps, linear
 
 SOURCE = "Rajamanoharan et al. 2024, Jumping Ahead with JumpReLU Sparse Autoencoders, arXiv:2407.14435"
 SHAPES = linear.SHAPES | {"threshold": ("d_sae",)}
@@ -40,6 +41,10 @@ UNITS = linear.UNITS | {
 SAELENS = "jumprelu"
 """The architecture that SAELens 6 has for it; with ``threshold_as="log"`` it has none, see :func:`as_itself`."""
 decode = linear.reconstruct
+thresholds = jump_steps.thresholds
+before_step = jump_steps.before_step
+to_saelens = jump_saelens.to_saelens
+from_saelens = jump_saelens.from_saelens
 Params = linear.Params
 
 
@@ -54,6 +59,8 @@ class Config(NamedTuple):
     """λ of the penalty, in squared units of the activations."""
     penalty: str = "l0"
     """What is penalised."""
+    penalty_reduction: str = "mean"
+    """Mean or sum of the penalty over rows."""
     target: float = 20.0
     """T of ``penalty="target_l0"``: active latents a row; the default is dictionary_learning's."""
     target_of: str = "rows"
@@ -70,12 +77,20 @@ class Config(NamedTuple):
     """ε, in the units of the activations; the default is for a mean squared norm of 1."""
     ste_reach: str = "threshold"
     """What the pseudo-derivative trains."""
+    step_sees: str = "pre"
+    """What the pseudo-derivative looks at."""
+    kernel_scale: str = "unit"
+    """Whether kernels integrate to 1."""
+    at_threshold: str = "off"
+    """Whether an entry at its threshold is active."""
     first_threshold: float = 0.001
     """θ at the start, in the units of the activations."""
     threshold_as: str = "itself"
     """What ``threshold`` holds: θ, or ``log_unit · log(θ / log_unit)``."""
     log_unit: float = 1.0
     """The number whose logarithm is 0; folding out an input scale changes it, nothing else should."""
+    below_zero: str = "zero"
+    """What a θ below 0 does that is stored as itself."""
     subtract_b_dec: bool = True
     """Subtract ``b_dec`` from the input before encoding."""
     reduction: str = "sum"
@@ -128,11 +143,9 @@ def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, 
     return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": np.full(cfg.d_sae, held, dtype)}
 
 
-def thresholds(params: Params, cfg: Config) -> Array:
-    """Return θ ``(d_sae,)``, not negative, whichever way it is stored."""
-    held = params["threshold"]  # (d_sae,)
-    xp = namespace(held)
-    return xp.maximum(held, 0) if cfg.threshold_as == "itself" else cfg.log_unit * xp.exp(held / cfg.log_unit)
+def units(cfg: Config) -> dict[str, float]:
+    """Return the power of the activations' unit in parameters and options; λ of a penalty on the code has 1."""
+    return {**UNITS, "l1": 1 if cfg.penalty == "l1" else 2}
 
 
 def as_itself(params: Params, cfg: Config) -> tuple[Params, Config]:
@@ -150,32 +163,29 @@ def as_itself(params: Params, cfg: Config) -> tuple[Params, Config]:
 
 def encode(params: Params, x: Array, cfg: Config) -> Code:
     """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``."""
-    return above(linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1], thresholds(params, cfg))
+    pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1]  # (n, d_sae)
+    return namespace(pre).maximum(jump_steps.code(pre, thresholds(params, cfg), cfg), 0)
 
 
 def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
     """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead`` is not used here."""
     seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
     theta = thresholds(params, cfg)  # (d_sae,)
-    f = above(pre, theta)  # (n, d_sae)
-    gate = (pre > theta[..., None, :]).astype(pre.dtype)  # (n, d_sae)
-    out = Out(linear.reconstruct(params, f), f, pre, gate, theta)
+    f = jump_steps.code(pre, theta, cfg)  # (n, d_sae)
+    out = Out(linear.reconstruct(params, f), f, pre, jump_steps.gate(pre, f, theta, cfg), theta)
     return out, Cache(seen, out)
 
 
 def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *, want_x: bool = False) -> Params:
     """Return the gradient of every parameter for slopes on any of the outputs; with ``want_x`` also that of ``x``.
 
-    Through the step it is what :func:`minisae.ops.kernels.jump_slopes_ste` defines. A θ that is stored as itself gets
+    Through the step it is what :func:`minisae.sae.jump_steps.slopes_ste` defines. A θ that is stored as itself gets
     its slope below 0 too, where it counts as 0: by definition again.
     """
     out, W_dec = cache.out, params["W_dec"]  # (d_sae, d_in) last
     d_x_hat = slopes["x_hat"] if "x_hat" in slopes else namespace(cache.seen).zeros_like(cache.seen)  # (n, d_in)
     d_f = product(d_x_hat, W_dec.swapaxes(-1, -2)) + slopes.get("f", 0)  # (n, d_sae)
-    d_pre, d_theta = jump_slopes_ste(
-        out.pre, out.theta, d_f, slopes.get("gate", 0),
-        kernel=cfg.kernel, bandwidth=cfg.bandwidth, into_pre=cfg.ste_reach == "everything",
-    )  # fmt: skip
+    d_pre, d_theta = jump_steps.slopes_ste(out.pre, out.f, out.theta, d_f, slopes.get("gate", 0), cfg)
     d_pre = d_pre + slopes.get("pre", 0)  # (n, d_sae)
     d_theta = d_theta + slopes.get("theta", 0)  # (d_sae,)
     grads = linear.backward(params, cache.seen, out.f, d_pre, d_x_hat, subtract_b_dec=cfg.subtract_b_dec, want_x=want_x)
@@ -188,42 +198,10 @@ def objective(
 ) -> dict[str, losses.Term]:
     """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is the warm-up factor of λ."""
     terms = {"mse": losses.mse(out.x_hat, y, reduction=cfg.reduction)}
-    return terms | jump_penalties.penalties(out, params["W_dec"], cfg, coefficient=cfg.l1 * sparsity, dead=dead)
+    coefficient = cfg.l1 * sparsity * (y.shape[-2] if cfg.penalty_reduction == "sum" else 1)
+    return terms | jump_penalties.penalties(out, params["W_dec"], cfg, coefficient=coefficient, dead=dead)
 
 
 def fired_latents(out: Out, cfg: Config) -> Array:
     """Return which latents fired in this batch: bool ``(d_sae,)``."""
     return fired(out.f)
-
-
-def to_saelens(cfg: Config) -> dict[str, Any]:
-    """Return the fields of SAELens' ``cfg.json`` that are this variant's own."""
-    if cfg.threshold_as == "itself":
-        return {"architecture": "jumprelu"}
-    return {"architecture": "minisae.jumprelu", "threshold_as": "log", "log_unit": cfg.log_unit}
-
-
-def from_saelens(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return this variant's own options from SAELens' ``cfg.json``, or ``None`` if it is of another variant.
-
-    The options of a training checkpoint of SAELens 6.54 are kept; a folder for use alone has none.
-    """
-    architecture = fields.get("architecture")
-    if architecture == "minisae.jumprelu":
-        return {key: fields[key] for key in ("threshold_as", "log_unit") if key in fields}
-    if architecture != "jumprelu":
-        return None
-    names = {
-        "l0_coefficient": "l1", "target_l0": "target", "jumprelu_tanh_scale": "tanh_scale",
-        "pre_act_loss_coefficient": "pre_act", "jumprelu_bandwidth": "bandwidth",
-        "jumprelu_init_threshold": "first_threshold",
-    }  # fmt: skip
-    own = {ours: fields[theirs] for theirs, ours in names.items() if fields.get(theirs) is not None}
-    if "jumprelu_sparsity_loss_mode" in fields:
-        mode = fields["jumprelu_sparsity_loss_mode"]
-        own["penalty"] = {"step": "l0", "quadratic": "target_l0"}.get(mode, mode)
-        own["ste_reach"] = "everything" if fields.get("jumprelu_ste_to_input") else "threshold"
-        own["pre_act_reach"] = "dead"
-        if mode == "quadratic" and {"l1", "target"} <= own.keys():
-            own["l1"] = 2 * own["target"] * own["l1"]
-    return own

@@ -11,7 +11,9 @@ One matrix encodes and decodes, so its slope has two parts, and both go through 
 rows at unit norm (``decoder="unit"``). Its code, github.com/HoagyC/sparse_coding, leaves W_dec free and normalises in
 the forward pass only (``decoder="free"``), takes the mean of the error over d_in (``reduction="mean"``) and has the
 last term (``bias_decay``); the start is from there too: Xavier uniform, b_enc = 0. The fixed affine map that it may
-apply to its input is left to the caller. Letters: n rows, d_in, d_sae.
+apply to its input is left to the caller. overcomplete 0.3 overwrites its rows by unit rows in each forward pass, and
+the slope ends there (``norm_slope=False``); with mse_l1 its loss is ``reduction="mean", penalty_reduction="sum"``.
+Letters: n rows, d_in, d_sae.
 
 Examples
 --------
@@ -67,6 +69,10 @@ class Config(NamedTuple):
     """β, in the units of the activations; 0 switches the term off."""
     reduction: str = "sum"
     """Sum or mean of the squared error over ``d_in``."""
+    penalty_reduction: str = "mean"
+    """Mean or sum of the penalty over rows."""
+    norm_slope: bool = True
+    """Whether the slope at the unit rows passes through their normalisation, or is taken as that of ``W_dec``."""
     decoder: str = "unit"
     """``"unit"`` rows of ``W_dec``, or ``"free"``: then they are normalised where they are used only."""
 
@@ -135,15 +141,20 @@ def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None)
 
 
 def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *, want_x: bool = False) -> Params:
-    """Return the gradient of every parameter for slopes on any of the outputs; with ``want_x`` also that of ``x``."""
+    """Return the gradient of every parameter for slopes on any of the outputs; with ``want_x`` also that of ``x``.
+
+    Without ``norm_slope`` that of ``W_dec`` is the slope at the unit rows: no derivative, unless those are held fixed.
+    """
     seen, f, U = cache  # (d_sae, d_in) the last
     d_x_hat = slopes["x_hat"] if "x_hat" in slopes else namespace(seen).zeros_like(seen)  # (n, d_in)
     d_pre = code_slope(f, d_x_hat, U, slopes.get("f"))  # (n, d_sae)
     if "pre" in slopes:
         d_pre = add_code(d_pre, slopes["pre"])  # (n, d_sae)
     d_U = weight_slope(f, d_x_hat) + weight_slope(d_pre, seen)  # (d_sae, d_in), as decoder and as encoder
-    along = (d_U * U).sum(axis=-1, keepdims=True)  # (d_sae, 1)
-    grads = {"b_enc": column_sum(d_pre), "W_dec": (d_U - along * U) / dictionary(params)[1]}
+    if cfg.norm_slope:
+        along = (d_U * U).sum(axis=-1, keepdims=True)  # (d_sae, 1)
+        d_U = (d_U - along * U) / dictionary(params)[1]  # (d_sae, d_in)
+    grads = {"b_enc": column_sum(d_pre), "W_dec": d_U}
     if want_x:
         grads["x"] = product(d_pre, U)
     return grads
@@ -153,9 +164,10 @@ def objective(
     params: Params, out: Out, y: Array, cfg: Config, *, sparsity: float = 1.0, dead: Array | None = None
 ) -> dict[str, losses.Term]:
     """Return the loss terms for the target ``y (n, d_in)``; ``sparsity`` is the warm-up factor of λ."""
+    coefficient = cfg.l1 * sparsity * (y.shape[-2] if cfg.penalty_reduction == "sum" else 1)
     terms = {
         "mse": losses.mse(out.x_hat, y, reduction=cfg.reduction),
-        "l1": losses.l1(out.f, coefficient=cfg.l1 * sparsity),
+        "l1": losses.l1(out.f, coefficient=coefficient),
     }
     if cfg.bias_decay:
         b = params["b_enc"]  # (d_sae,)
@@ -166,7 +178,7 @@ def objective(
 
 
 def row_penalty(params: Params, f: Code, cfg: Config) -> Array:
-    """Return what the penalties add to the loss of each row ``(n,)``; that on the bias is the same for all."""
+    """Return what the penalties add to the loss of each row ``(n,)`` by itself; that on the bias is one for all."""
     return cfg.l1 * dense(f).sum(axis=1) + cfg.bias_decay * row_norms(params["b_enc"])
 
 

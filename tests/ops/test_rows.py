@@ -1,5 +1,7 @@
 """Row operations of a dictionary and the geometric median."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,19 @@ def test_geometric_median():
     assert np.linalg.norm(geometric_median(x)) < 1, "outliers do not move it"
     same = np.ones((3, 5), np.float32)
     np.testing.assert_array_equal(geometric_median(same), same[0])
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_epsilons_by_hand(reference):
+    """A row of norm 5 with ε = 5; the part along it is d·W = 50, of which (1 − 25/(5 + 5)²) = 3/4 stays."""
+    W, d_W = np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[6.0, 8.0], [1.0, 2.0]])
+    exact, with_eps, as_unit = d_W.copy(), d_W.copy(), d_W.copy()
+    with reference_ops() if reference else contextlib.nullcontext():
+        project_rows(exact, W)
+        project_rows(with_eps, W, eps=5.0)
+        project_rows(as_unit, W, assume_unit=True)
+        normalise_rows(W, eps=5.0)
+    np.testing.assert_allclose(exact, [[0, 0], [1, 2]], atol=1e-15)
+    np.testing.assert_allclose(with_eps, [[4.5, 6], [1, 2]], atol=1e-15)
+    np.testing.assert_allclose(as_unit, [[6 - 150, 8 - 200], [1, 2]], atol=1e-12)
+    np.testing.assert_allclose(W, [[0.3, 0.4], [0, 0]], atol=1e-15)

@@ -10,6 +10,8 @@ from minisae.ops import (
     above,
     batch_top_k,
     dense,
+    group_max,
+    group_winners,
     least_positive,
     relu,
     select,
@@ -17,6 +19,7 @@ from minisae.ops import (
     top_k,
     top_k_among,
     top_k_mask,
+    with_values,
 )
 from tests.ops.shapes import DTYPES, both, cases, pre_activations
 
@@ -76,6 +79,38 @@ def test_above(case, by_latent, low):
         threshold[::2] += 1
     check(*both(above, pre, threshold))
     np.testing.assert_array_equal(dense(above(pre, -np.ones_like(threshold))), dense(relu(pre)))
+
+
+@given(cases, st.sampled_from((0.0, 0.3, 2.0)))
+def test_above_a_threshold_that_may_be_reached(case, low):
+    pre = pre_activations(*case)
+    threshold = np.full(pre.shape[1], low, pre.dtype)
+    threshold[::3] = np.abs(np.nan_to_num(pre[0, ::3], posinf=9, neginf=9)) if len(pre) else 1
+    f, formula = both(above, pre, threshold, reached=True)
+    check(f, formula)
+    kept = ~(pre < threshold) & ~(pre <= 0)
+    np.testing.assert_array_equal(dense(f), np.where(kept, pre, 0))
+
+
+@given(cases, st.sampled_from((1, 2, 3, 17, 10**6)))
+def test_group_max(case, k):
+    pre = pre_activations(*case)
+    if not np.isfinite(pre).all():
+        pre = np.nan_to_num(pre, posinf=9, neginf=-9)
+    k = min(k, pre.shape[1])
+    check(*both(group_max, pre, k))
+    groups = np.array_split(np.arange(pre.shape[1]), k)
+    won = [[group[pre[row, group].argmax()] for group in groups] for row in range(len(pre))]
+    assert [np.flatnonzero(mask).tolist() for mask in group_winners(pre, k)] == won
+
+
+@given(cases)
+def test_with_values(case):
+    pre = np.nan_to_num(pre_activations(*case), posinf=9, neginf=-9)
+    f, other = top_k(pre, 1), np.random.default_rng(0).standard_normal(pre.shape).astype(pre.dtype)
+    found = with_values(f, other)
+    assert isinstance(found, SparseCode) == isinstance(f, SparseCode)
+    check(found, np.where(dense(f) != 0, other, 0))
 
 
 @given(cases)

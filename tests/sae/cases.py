@@ -4,9 +4,10 @@
 up. Together they must show every option of the variant's ``Config`` and every part of the recipe that it takes and
 others refuse; :func:`unseen` says what they do not. It may export, where that is needed,
 
-    held_fixed(module, at, x, cfg, dead) -> values(params, x)     see :func:`as_it_is`
+    held_fixed(module, at, rows, cfg, dead) -> values(params, x)     see :func:`as_it_is`
     saelens_code(fields, arrays, pre) -> f                        SAELens' own formula of the code
     saelens_metadata(cfg) -> dict                                 what SAELens itself notes in ``metadata``
+    FIXED                                                         parameters and state that training may leave
 """
 
 import importlib
@@ -15,12 +16,13 @@ import random
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from minisae.conventions import SWITCHES
 from minisae.errors import InputError
 from minisae.recipe import Recipe, check_recipe
-from minisae.sae import VARIANTS
+from minisae.sae import VARIANTS, sizes, split
 from tests.helpers import perturbed
 
 SIZES = ("d_in", "d_sae")
@@ -59,11 +61,27 @@ def cases_of(name):
     return module_of(name).CASES
 
 
-def config(name, options, d_in=5, d_sae=13):
-    """A configuration that the variant accepts."""
-    cfg = VARIANTS[name].Config(d_in, d_sae, **options)
-    VARIANTS[name].check_config(cfg)
+def config(name, options, width=5, d_sae=13):
+    """A configuration that the variant accepts, for rows of data of this width: d_in, unless they hold a target too."""
+    module = VARIANTS[name]
+    if "d_out" in module.Config._fields:
+        options = options | {"d_out": min(options.get("d_out", 2), max(width - 1, 1))}
+    cfg = module.Config(**{"d_sae": d_sae, **options, **sizes(module, (width,), options)})
+    module.check_config(cfg)
     return cfg
+
+
+def parts(name, rows, cfg):
+    """Input and target of rows of data."""
+    return split(VARIANTS[name], rows, cfg)
+
+
+def explained(name, rows):
+    """Rows of noise, in which the target, where it is another than the input, follows from the input."""
+    rows = rows.copy()
+    if hasattr(VARIANTS[name], "split"):
+        rows[..., -1] = np.abs(rows[..., 0]) - rows[..., 1]
+    return rows
 
 
 def every_case():
@@ -149,16 +167,18 @@ def lived_in(name, cfg, rng, x):
     return params
 
 
-def as_it_is(module, at, x, cfg, dead):
-    """Outputs and loss terms as functions of parameters and input, for finite differences at ``at`` and ``x``.
+def as_it_is(module, at, rows, cfg, dead):
+    """Outputs and loss terms as functions of parameters and input, for finite differences at ``at`` and ``rows``.
 
     A variant whose derivative is not that of its value (something is held fixed, or the slope is defined and not
     derived) exports a ``held_fixed`` of its own: functions with the derivative that its source states.
     """
 
+    y = split(module, rows, cfg)[1]
+
     def values(params, seen):
         out = module.forward(params, seen, cfg, dead=dead)[0]
-        return out, module.objective(params, out, x, cfg, dead=dead)
+        return out, module.objective(params, out, y, cfg, dead=dead)
 
     return values
 

@@ -24,13 +24,17 @@ CASES = {
     "paper": Case({"k": 1.8, "k_aux": 2, "auxk": 0.3}, {"k_start": 11, "k_anneal": 4}),
     "saelens": Case(
         {"k": 2.6, "k_aux": 7, "auxk": 0.7, "auxk_relu": False, "auxk_few": "proportional", "decoder": "free",
-         "k_rounding": "down", "threshold_rule": "from_zero"}
+         "k_rounding": "down", "threshold_rule": "from_zero", "select_by": "contribution"}
     ),
     "dictionary_learning": Case(
         {"k": 3, "k_aux": 5, "auxk_normaliser": "residual_variance", "threshold_rule": "from_first",
          "threshold_decay": 0.9, "threshold_start": 2}
     ),
-    "overcomplete": Case({"k": 2, "auxk": 0.2, "auxk_reach": "everything", "reduction": "mean"}),
+    "overcomplete": Case(
+        {"k": 9, "k_per": "batch", "ties": "all", "threshold_of": "kth", "threshold_rule": "from_first",
+         "threshold_decay": 0.9, "auxk": 0.2, "k_aux": 5, "auxk_reach": "everything", "auxk_over": "unchosen",
+         "reduction": "mean"}
+    ),
     "few latents": Case(
         {"k": 0.6, "auxk": 0.5, "auxk_reach": "decoder", "auxk_normaliser": "input_variance", "subtract_b_dec": False}
     ),
@@ -93,6 +97,42 @@ def test_a_fractional_k_is_rounded_over_the_batch(k, n, rounding, kept):
 def test_ties_go_to_the_lowest_row_and_then_to_the_lowest_latent():
     out, _ = batch_topk.forward(identity_params(), np.ones((2, 4)), batch_topk.Config(4, 4, k=2.5))
     np.testing.assert_array_equal(dense(out.f), [[1, 1, 1, 1], [1, 0, 0, 0]])
+
+
+def test_overcomplete_keeps_all_ties_and_counts_k_in_the_batch():
+    """Its threshold is the k-th value, 0 where fewer are positive, and is itself active at inference."""
+    cfg = batch_topk.Config(
+        4, 4, k=3, k_per="batch", ties="all", threshold_of="kth", threshold_rule="from_first", threshold_decay=0.9
+    )
+    params, x = identity_params(), np.array([[3.0, 2.0, 2.0, 0.5], [-1.0, -2.0, 2.0, 1.0]])
+    out, _ = batch_topk.forward(params, x, cfg)
+    np.testing.assert_array_equal(dense(out.f), [[3, 2, 2, 0], [0, 0, 2, 0]])
+    batch_topk.after_step(params, out, cfg, step=0)
+    assert (params["threshold"] == 2).all()
+    np.testing.assert_array_equal(dense(batch_topk.encode(params, x, cfg)), dense(out.f))
+    np.testing.assert_array_equal(dense(batch_topk.encode(params, x, cfg._replace(ties="lowest"))).sum(axis=0)[0], 3)
+    few, _ = batch_topk.forward(params, np.array([[3.0, -1, -1, 5]]), cfg)
+    np.testing.assert_array_equal(dense(few.f), [[3, 0, 0, 5]])
+    batch_topk.after_step(params, few, cfg, step=1)
+    np.testing.assert_allclose(params["threshold"], 0.9 * 2)
+    none, _ = batch_topk.forward(params, -np.ones((2, 4)), cfg)
+    assert not dense(none.f).any()
+    assert batch_topk.k_total(cfg, 1) == 3
+    assert batch_topk.k_total(cfg._replace(k=9), 2) == 8
+
+
+def test_the_threshold_is_of_what_is_ranked():
+    cfg = batch_topk.Config(4, 4, k=0.5, select_by="contribution", threshold_rule="from_first")
+    params = identity_params() | {"W_dec": np.diag([1.0, 5.0, 2.0, 1.0])}
+    out, _ = batch_topk.forward(params, X, cfg)
+    np.testing.assert_array_equal(dense(out.f), [[0, 0, 0, 0], [0, 0, 4, 0]])
+    batch_topk.after_step(params, out, cfg, step=0)
+    assert (params["threshold"] == 8).all()
+    low = params | {"threshold": np.full(4, 3.5)}
+    f = dense(batch_topk.encode(low, X, cfg))
+    np.testing.assert_array_equal(f, [[0, 1, 2, 0], [0, 0, 4, 0]])
+    shipped, plain = batch_topk.folded(low, cfg)
+    np.testing.assert_array_equal(dense(batch_topk.encode(shipped, X, plain)), f * [1, 5, 2, 1])
 
 
 def test_encode_is_the_threshold_row_by_row():

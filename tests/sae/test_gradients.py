@@ -15,14 +15,15 @@ from minisae.sae import VARIANTS
 from minisae.train import start, step
 from minisae.verify import check_gradients
 from tests.helpers import ArraySource, perturbed
-from tests.sae.cases import cases_of, config, differentiable, every_case, every_combination, switches
+from tests.sae.cases import cases_of, config, differentiable, every_case, every_combination, parts, switches
 
 TOLERANCE = 1e-6
 
 
-def errors(name, cfg, params, x, *, seed=0, outputs=None, with_objective=True):
+def errors(name, cfg, params, rows, *, seed=0, outputs=None, with_objective=True):
     """Check the objective plus a random slope on each of the named outputs (all of them), together."""
     variant, rng = VARIANTS[name], np.random.default_rng(seed)
+    x, y = parts(name, rows, cfg)
     dead = np.broadcast_to(np.arange(cfg.d_sae) % 3 == 0, (*x.shape[:-2], cfg.d_sae))
     first, cache = variant.forward(params, x, cfg, dead=dead)
     probes = {
@@ -30,14 +31,14 @@ def errors(name, cfg, params, x, *, seed=0, outputs=None, with_objective=True):
         for output, value in first._asdict().items()
         if value is not None and (outputs is None or output in outputs)
     }
-    values = differentiable(name)(variant, {key: p.copy() for key, p in params.items()}, x.copy(), cfg, dead)
+    values = differentiable(name)(variant, {key: p.copy() for key, p in params.items()}, rows.copy(), cfg, dead)
 
     def loss(p):
         out, terms = values(p, p["x"])
         total = sum((dense(getattr(out, output)) * probe).sum() for output, probe in probes.items())
         return float(total + sum(term.value.sum() for term in terms.values() if with_objective))
 
-    terms = variant.objective(params, first, x, cfg, dead=dead) if with_objective else {}
+    terms = variant.objective(params, first, y, cfg, dead=dead) if with_objective else {}
     _, slopes, direct = losses.gather(terms)
     for output, probe in probes.items():
         slopes[output] = slopes.get(output, 0) + probe

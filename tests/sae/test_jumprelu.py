@@ -1,5 +1,6 @@
 """JumpReLU: pseudo-derivatives against their stated formulas, penalties by hand, and SAELens beside it."""
 
+import doctest
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +11,13 @@ from scipy.stats import norm
 import minisae
 from minisae.errors import InputError
 from minisae.losses import gather
-from minisae.ops import dense
+from minisae.ops import dense, kernels
 from minisae.ops.kernels import KERNELS, step_slope_ste
+from minisae.recipe import Recipe
 from minisae.sae import jump_penalties, jumprelu
+from minisae.train import start, step
 from minisae.verify import check_gradients
-from tests.helpers import perturbed
+from tests.helpers import ArraySource, perturbed
 from tests.sae.cases import Case
 
 CASES = {
@@ -31,13 +34,19 @@ CASES = {
     "saelens": Case(
         {
             "penalty": "target_l0", "target": 2.5, "pre_act": 0.2, "pre_act_reach": "dead", "bandwidth": 0.7,
-            "kernel": "gaussian", "first_threshold": 0.2,
+            "kernel": "gaussian", "first_threshold": 0.2, "below_zero": "clamp",
         }
     ),
     "dictionary_learning": Case(
         {
             "penalty": "target_l0", "target": 2.3, "target_of": "batch", "subtract_b_dec": False, "reduction": "mean",
-            "bandwidth": 0.8, "kernel": "silverman", "first_threshold": 0.15,
+            "bandwidth": 0.8, "kernel": "silverman", "first_threshold": 0.15, "step_sees": "code", "below_zero": "keep",
+        }
+    ),
+    "overcomplete": Case(
+        {
+            "penalty": "l1", "penalty_reduction": "sum", "l1": 0.2, "step_sees": "positive_part", "at_threshold": "on",
+            "kernel_scale": "overcomplete", "threshold_as": "log", "first_threshold": 0.3, "bandwidth": 0.8,
         }
     ),
 }  # fmt: skip
@@ -63,10 +72,26 @@ K = {
 """The kernels again, written with the half width that they have in overcomplete, each over its integral."""
 
 
+OVERCOMPLETE = {"gaussian": 1 / 2, "silverman": 2.0}
+"""Integrals of overcomplete's kernels that are not 1. All but the cosine are divided by the bandwidth once more."""
+
+
 def theta_of(params, cfg):
     """The stored threshold, undone: a second text of the same formula."""
     held = params["threshold"]
-    return np.exp(held / cfg.log_unit) * cfg.log_unit if cfg.threshold_as == "log" else np.where(held > 0, held, 0)
+    if cfg.threshold_as == "log":
+        return np.exp(held / cfg.log_unit) * cfg.log_unit
+    return np.where((held > 0) | (cfg.below_zero == "keep"), held, 0)
+
+
+def edges_of(pre, theta, cfg):
+    """The slopes that the step has for the code and for the gate, written out once more."""
+    factor = 1.0
+    if cfg.kernel_scale == "overcomplete" and cfg.kernel != "cosine":
+        factor = OVERCOMPLETE.get(cfg.kernel, 1) / cfg.bandwidth
+    first = np.where(pre > 0, pre, 0) if cfg.step_sees == "positive_part" else pre
+    second = np.where(pre > theta, pre, 0) if cfg.step_sees == "code" else first
+    return [factor * K[cfg.kernel]((z - theta) / cfg.bandwidth) / cfg.bandwidth for z in (first, second)], second
 
 
 def held_fixed(module, at, x, cfg, dead):
@@ -77,20 +102,21 @@ def held_fixed(module, at, x, cfg, dead):
         return (seen - shift) @ params["W_enc"] + params["b_enc"][..., None, :]
 
     pre_0, theta_0 = parts(at, x), theta_of(at, cfg)[..., None, :]
-    edge = K[cfg.kernel]((pre_0 - theta_0) / cfg.bandwidth) / cfg.bandwidth
-    gate_0 = 1.0 * (pre_0 > theta_0)
+    (edge, edge_gate), sees = edges_of(pre_0, theta_0, cfg)
+    active, gate_0 = 1.0 * (pre_0 > theta_0), 1.0 * (sees > theta_0)
 
     def values(params, seen):
         pre = parts(params, seen)
         if cfg.threshold_as == "log":
             theta = theta_of(params, cfg)
-        else:  # below 0 it counts as 0 and has its slope all the same
+        else:  # below 0 it may count as 0 and has its slope all the same
             theta = theta_0[..., 0, :] + params["threshold"] - at["threshold"]
         moved = (pre - pre_0) * (cfg.ste_reach == "everything") - (theta[..., None, :] - theta_0)
-        gate = gate_0 + edge * moved
-        f = gate_0 * pre + theta_0 * edge * moved
+        gate = gate_0 + edge_gate * moved
+        f = active * pre + theta_0 * edge * moved
         out = jumprelu.Out(f @ params["W_dec"] + params["b_dec"][..., None, :], f, pre, gate, theta)
-        return out, module.objective(params, out, x, cfg, dead=dead)
+        paid = out._replace(f=active * f) if cfg.penalty == "l1" else out  # with slope 0 at f = 0
+        return out, module.objective(params, paid, x, cfg, dead=dead)
 
     return values
 
@@ -163,10 +189,10 @@ def test_gradients_are_the_stated_formulas(case):
     got = jumprelu.backward(params, cache, cfg, d, want_x=True)
     theta, seen = theta_of(params, cfg), x - params["b_dec"] * cfg.subtract_b_dec
     pre = seen @ params["W_enc"] + params["b_enc"]
-    edge = K[cfg.kernel]((pre - theta) / cfg.bandwidth) / cfg.bandwidth
+    (edge, edge_gate), _ = edges_of(pre, theta, cfg)
     assert (edge != 0).any()
     d_f = d["x_hat"] @ params["W_dec"].T + d["f"]
-    through = edge * (theta * d_f + d["gate"])
+    through = edge * theta * d_f + edge_gate * d["gate"]
     d_pre = d_f * (pre > theta) + d["pre"] + through * (cfg.ste_reach == "everything")
     chain = theta / cfg.log_unit if cfg.threshold_as == "log" else 1
     expected = {
@@ -272,6 +298,32 @@ def test_as_itself_computes_the_same():
     np.testing.assert_allclose(jumprelu.init(cfg, rng)["threshold"], 1.3 * np.log(0.4 / 1.3), rtol=1e-6)
 
 
+def test_the_step_puts_thresholds_below_zero_to_zero_only_if_asked():
+    held = np.array([-0.3, 0.0, 0.2])
+    for how, threshold_as, expected in (
+        ("zero", "itself", held), ("keep", "itself", held), ("clamp", "log", held), ("clamp", "itself", [0, 0, 0.2])
+    ):  # fmt: skip
+        params = {"threshold": held.copy()}
+        jumprelu.before_step(params, jumprelu.Config(2, 3, below_zero=how, threshold_as=threshold_as))
+        np.testing.assert_array_equal(params["threshold"], expected)
+
+
+def test_training_calls_it():
+    rng = np.random.default_rng(9)
+    cfg = jumprelu.Config(5, 11, first_threshold=0.0, below_zero="clamp", decoder="free")
+    run = start(ArraySource(rng.standard_normal((97, 5))), "jumprelu", cfg, Recipe(steps=3, lr=0.0))
+    run.params["threshold"][:4] = -0.5
+    run, _ = step(run, rng.standard_normal((31, 5)).astype(np.float32))
+    assert not run.params["threshold"].any()
+
+
+def test_the_examples_run():
+    for module in (jumprelu, kernels):
+        result = doctest.testmod(module)
+        assert result.attempted > 0
+        assert result.failed == 0
+
+
 def test_options_of_a_saelens_training_checkpoint():
     fields = {
         "architecture": "jumprelu", "l0_coefficient": 0.3, "jumprelu_sparsity_loss_mode": "quadratic", "target_l0": 5,
@@ -280,7 +332,7 @@ def test_options_of_a_saelens_training_checkpoint():
     }  # fmt: skip
     expected = {
         "l1": 3.0, "penalty": "target_l0", "target": 5, "bandwidth": 0.2, "first_threshold": 0.1,
-        "ste_reach": "everything", "pre_act_reach": "dead",
+        "ste_reach": "everything", "pre_act_reach": "dead", "below_zero": "clamp",
     }  # fmt: skip
     assert jumprelu.from_saelens(fields) == expected
     assert jumprelu.from_saelens({"architecture": "jumprelu"}) == {}
@@ -292,7 +344,7 @@ def test_options_of_a_saelens_training_checkpoint():
         ({"bandwidth": 0}, "bandwidth: expected a number above 0, got 0"),
         ({"target": -1.0}, "target: expected a number of at least 0, got -1.0"),
         ({"kernel": "box"}, f"kernel: expected one of {', '.join(KERNELS)}, got 'box'"),
-        ({"penalty": "l2"}, "penalty: expected one of l0, tanh, target_l0, got 'l2'"),
+        ({"penalty": "l2"}, "penalty: expected one of l0, tanh, target_l0, l1, got 'l2'"),
         ({"threshold_as": "log", "first_threshold": 0.0}, "first_threshold: expected a number above 0, got 0.0"),
     ],
 )

@@ -14,6 +14,9 @@ CASES = {
     "paper": Case({"l1": 0.7}, {"sparsity_warmup": 3}),
     "april update": Case({"l1": 0.4, "l1_weight": "decoder_norm", "decoder": "free"}),
     "others": Case({"l1": 0.1, "subtract_b_dec": False, "reduction": "mean"}),
+    "saelens, p": Case({"l1": 0.4, "p": 1.7, "l1_weight": "decoder_norm", "decoder": "free"}),
+    "openai": Case({"l1": 0.3, "relative": True}),
+    "overcomplete": Case({"l1": 0.02, "penalty_reduction": "sum", "reduction": "mean", "subtract_b_dec": False}),
 }
 
 
@@ -54,9 +57,38 @@ def test_mean_reduction_divides_by_the_width():
     np.testing.assert_allclose(mean * 5, total)
 
 
+def test_the_conventions_by_hand():
+    """Two rows of norms 5 and 2, codes (3, 4, 0) and (0, 1, 0), decoder norms 1, 2 and 1."""
+    params = {"W_enc": np.eye(2, 3), "b_enc": np.zeros(3), "W_dec": np.diag([1.0, 2, 1])[:, :2], "b_dec": np.zeros(2)}
+    y, f = np.array([[3.0, 4.0], [0.0, 2.0]]), np.array([[3.0, 4, 0], [0, 1, 0]])
+    out = relu.Out(np.array([[3.0, 8.0], [0.0, 2.0]]), f, f)
+    cfg = relu.Config(2, 3, l1=0.5)
+
+    def of(**options):
+        terms = relu.objective(params, out, y, cfg._replace(**options))
+        return terms["mse"].value, terms["l1"].value, terms["l1"].slopes["f"] * np.ones_like(f)
+
+    np.testing.assert_allclose(of()[:2], (16 / 2, 0.5 * (7 + 1) / 2))
+    np.testing.assert_allclose(of(penalty_reduction="sum", reduction="mean")[:2], (16 / 4, 0.5 * (7 + 1)))
+    np.testing.assert_allclose(of(relative=True)[:2], (16 / 25 / 2, 0.5 * (7 / 5 + 1 / 2) / 2))
+    np.testing.assert_allclose(of(relative=True)[2], 0.25 * np.array([[1 / 5] * 3, [1 / 2] * 3]))
+    np.testing.assert_allclose(of(p=2.0)[1], 0.5 * (5 + 1) / 2)
+    np.testing.assert_allclose(of(p=2.0)[2], 0.25 * np.array([[3 / 5, 4 / 5, 0], [0, 1, 0]]))
+    np.testing.assert_allclose(of(p=2.0, l1_weight="decoder_norm")[1], 0.5 * ((9 + 64) ** 0.5 + 2) / 2)
+    zero = relu.objective(params, out, np.zeros_like(y), cfg._replace(relative=True))  # counts as it is
+    np.testing.assert_allclose([zero["mse"].value, zero["l1"].value], [(9 + 64 + 4) / 2, 0.5 * 8 / 2])
+
+
+def test_the_penalty_of_a_saelens_training_checkpoint():
+    fields = {"architecture": "standard", "l1_coefficient": 0.3, "lp_norm": 0.5}
+    assert relu.from_saelens(fields) == {"l1": 0.3, "p": 0.5, "l1_weight": "decoder_norm"}
+    assert relu.from_saelens({"architecture": "standard"}) == {}
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        ({"p": 0}, "p: expected a number above 0, got 0"),
         ({"l1": -1.0}, "l1: expected a number of at least 0, got -1.0"),
         ({"d_sae": 0}, "d_sae: expected a whole number of at least 1, got 0"),
         ({"reduction": "max"}, "reduction: expected one of sum, mean, got 'max'"),

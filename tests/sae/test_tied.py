@@ -13,8 +13,25 @@ from tests.sae.cases import Case
 
 CASES = {
     "paper": Case({"l1": 0.3}, {"sparsity_warmup": 3}),
+    "overcomplete": Case({"l1": 0.05, "penalty_reduction": "sum", "reduction": "mean", "norm_slope": False}),
     "the paper's code": Case({"l1": 0.1, "bias_decay": 0.2, "reduction": "mean", "decoder": "free"}),
 }
+
+
+def held_fixed(module, at, x, cfg, dead):
+    """Where the slope ends at the unit rows, they move with the stored ones as they are: no normalisation between."""
+    U_0 = at["W_dec"] / np.linalg.norm(at["W_dec"], axis=-1, keepdims=True)
+
+    def values(params, seen):
+        out = module.forward(params, seen, cfg, dead=dead)[0]
+        if not cfg.norm_slope:
+            U = U_0 + params["W_dec"] - at["W_dec"]
+            pre = seen @ U.swapaxes(-1, -2) + params["b_enc"][..., None, :]
+            f = np.maximum(pre, 0)
+            out = tied.Out(f @ U, f, pre)
+        return out, module.objective(params, out, x, cfg, dead=dead)
+
+    return values
 
 
 def test_by_hand():

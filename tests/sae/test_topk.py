@@ -18,15 +18,24 @@ __all__ = ["held_fixed"]
 CASES = {
     "paper": Case({"k": 3, "k_aux": 2, "auxk": 0.3}, {"k_start": 11, "k_anneal": 4}),
     "saelens": Case(
-        {"k": 3, "k_aux": 7, "auxk": 0.7, "auxk_relu": False, "auxk_few": "proportional", "decoder": "free"}
+        {"k": 3, "k_aux": 7, "auxk": 0.7, "auxk_relu": False, "auxk_few": "proportional", "decoder": "free",
+         "select_by": "contribution"}
     ),
-    "openai": Case({"k": 2, "k_aux": 5, "relu": "before", "auxk_normaliser": "residual_variance"}),
-    "overcomplete": Case({"k": 2, "auxk": 0.2, "auxk_reach": "everything", "reduction": "mean"}),
-    "one latent": Case(
-        {"k": 1, "auxk": 0.5, "auxk_reach": "decoder", "auxk_normaliser": "input_variance", "subtract_b_dec": False}
+    "openai": Case(
+        {"k": 2, "k_aux": 5, "reduction": "mean", "mse_weight": 1.7, "auxk_normaliser": "residual_variance",
+         "auxk_bias": True}
     ),
+    "sparsify": Case(
+        {"k": 5, "auxk": 0.3, "relu": "before", "selected_zero": "passes", "mse_normaliser": "input_variance",
+         "auxk_normaliser": "input_variance", "auxk_reach": "decoder", "auxk_few": "proportional"}
+    ),
+    "overcomplete": Case(
+        {"k": 2, "k_aux": 5, "auxk": 0.2, "auxk_reach": "everything", "auxk_over": "unchosen", "reduction": "mean",
+         "relu": "before", "subtract_b_dec": False}
+    ),
+    "one latent": Case({"k": 1, "auxk": 0.5}),
     "without auxk": Case({"k": 3, "auxk": 0.0}),
-}
+}  # fmt: skip
 
 
 def saelens_code(fields, arrays, pre):
@@ -104,6 +113,77 @@ def test_relu_before_selects_zeros_which_count_as_fired():
     out, _ = topk.forward(identity_params(), np.array([[-1.0, 2.0, -3.0, -4.0]]), cfg)
     np.testing.assert_array_equal(topk.fired_latents(out, cfg), [False, True, False, False])
     np.testing.assert_array_equal(topk.fired_latents(out, cfg._replace(relu="before")), [True, True, True, False])
+
+
+def test_selection_by_contribution_takes_what_moves_the_reconstruction_most():
+    cfg = topk.Config(4, 4, k=1, k_aux=1, auxk=0.5, select_by="contribution")
+    params = identity_params() | {"W_dec": np.diag([1.0, 5.0, 2.0, 0.0])}
+    x, dead = np.array([[3.0, 1.0, 2.0, 9.0]]), np.array([True, False, True, True])
+    out, _ = topk.forward(params, x, cfg, dead=dead)
+    np.testing.assert_array_equal(out.pre, [[3, 5, 4, 0]])
+    np.testing.assert_array_equal(dense(out.f), [[0, 1, 0, 0]])
+    np.testing.assert_array_equal(out.x_hat, [[0, 5, 0, 0]])
+    np.testing.assert_array_equal(out.aux, [[0, 0, 4, 0]])
+    np.testing.assert_array_equal(dense(topk.encode(params, x, cfg)), dense(out.f))
+    shipped, plain = topk.folded(params, cfg)
+    f = topk.encode(shipped, x, plain)
+    np.testing.assert_array_equal(dense(f), [[0, 5, 0, 0]])
+    np.testing.assert_array_equal(topk.decode(shipped, f), out.x_hat)
+    assert topk.to_saelens(plain)["architecture"] == "topk"
+    assert topk.to_saelens(cfg) == {}
+
+
+def test_a_selected_zero_gets_gradient_where_asked():
+    x = np.array([[-1.0, 2.0, -3.0, -4.0]])
+    for relu, zero, expected in (
+        ("after", "blocked", [0, 1, 0, 0]),
+        ("before", "blocked", [0, 1, 0, 0]),
+        ("after", "passes", [1, 1, 0, 0]),  # −1 is the second largest
+        ("before", "passes", [1, 1, 0, 0]),  # the first of three zeros
+    ):
+        cfg = topk.Config(4, 4, k=2, relu=relu, selected_zero=zero)
+        out, cache = topk.forward(identity_params(), x, cfg)
+        np.testing.assert_array_equal(dense(out.f), [[0, 2, 0, 0]])
+        grads = topk.backward(identity_params(), cache, cfg, {"x_hat": np.ones((1, 4))})
+        np.testing.assert_array_equal(grads["b_enc"], expected)
+
+
+def test_auxk_among_all_that_a_row_did_not_choose():
+    cfg = topk.Config(4, 4, k=2, k_aux=1, auxk=0.5, auxk_over="unchosen", auxk_few="proportional")
+    x, nobody = np.array([[3.0, 1.0, 2.0, 0.5], [-1.0, -2.0, 4.0, -3.0]]), np.zeros(4, bool)
+    out, _ = topk.forward(identity_params(), x, cfg, dead=nobody)
+    np.testing.assert_array_equal(out.aux, [[0, 1, 0, 0], [0, 0, 0, 0]])
+    terms = topk.objective(identity_params(), out, x, cfg, dead=nobody)
+    np.testing.assert_allclose(terms["auxk"].value, 0.5 * (0.25 + 14) / 2)
+
+
+def test_auxk_with_b_dec_on_both_sides_differs_in_whom_it_trains_alone():
+    rng = np.random.default_rng(5)
+    cfg, x, dead = topk.Config(5, 11, 3, subtract_b_dec=False), rng.standard_normal((7, 5)), np.arange(11) % 2 == 0
+    params, found = perturbed(topk, cfg, rng), {}
+    for bias in (False, True):
+        own = cfg._replace(auxk_bias=bias)
+        out, cache = topk.forward(params, x, own, dead=dead)
+        term = topk.objective(params, out, x, own, dead=dead)["auxk"]
+        found[bias] = term, topk.backward(params, cache, own, dict(term.slopes))
+    np.testing.assert_allclose(found[True][0].value, found[False][0].value, rtol=1e-12)
+    assert not found[False][1]["b_dec"].any()
+    np.testing.assert_allclose(found[True][1]["b_dec"], found[True][0].slopes["aux"].sum(axis=0), rtol=1e-12)
+    for name in ("W_enc", "b_enc", "W_dec"):
+        np.testing.assert_allclose(found[True][1][name], found[False][1][name], atol=1e-12)
+
+
+def test_the_error_over_the_variance_of_the_input():
+    x = np.array([[3.0, 1.0, 2.0, 0.5], [-1.0, -2.0, 4.0, -3.0]])
+    cfg = topk.Config(4, 4, k=2, mse_normaliser="input_variance", mse_weight=3.0)
+    out, _ = topk.forward(identity_params(), x, cfg)
+    # 15.25 of squared errors; each column's two entries lie half their distance from its mean
+    spread = (4**2 + 3**2 + 2**2 + 3.5**2) / 2
+    np.testing.assert_allclose(topk.objective(identity_params(), out, x, cfg)["mse"].value, 3 * 15.25 / spread)
+    alone, _ = topk.forward(identity_params(), x[:1], cfg)
+    term = topk.objective(identity_params(), alone, x[:1], cfg)["mse"]
+    assert term.value == 0
+    assert not term.slopes["x_hat"].any()
 
 
 @given(n=st.integers(1, 7), d_in=st.integers(1, 5), d_sae=st.integers(1, 17), seed=st.integers(0, 99), data=st.data())
