@@ -1,16 +1,11 @@
 """What each command does: arguments in, text and numbers out. Nothing here prints; :mod:`minisae.cli` does."""
 
 import argparse
-import ast
 import contextlib
 import difflib
-import inspect
-import itertools
 import json
-import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata as packages
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,21 +18,20 @@ from minisae.cache import Filters, Source, as_source, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
 from minisae.console import Result, Stopped, plain
-from minisae.conventions import SWITCHES
 from minisae.errors import InputError
 from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, table, text_behind
+from minisae.info import FLAGS
 from minisae.interop.files import read_json
 from minisae.models import CharGPT
 from minisae.models import load as load_model
 from minisae.ops import reference_ops
+from minisae.presets import variant_of
 from minisae.progress import progress, say
-from minisae.recipe import CHOICES, Recipe
-from minisae.sae import VARIANTS, variant
+from minisae.recipe import Recipe
+from minisae.sae import VARIANTS, row_width, variant
 from minisae.train import Diverged, Record, Run
 
 Options = argparse.Namespace
-FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
-"""Options of ``minisae train`` that are no matter for ``--set``."""
 OWN = ("k", "l1")
 """Options of some variants only."""
 
@@ -52,6 +46,7 @@ def demo_(options: Options) -> Result:
 def train_(options: Options) -> Result:
     """Train a sparse autoencoder on an activation cache."""
     chosen = pairs(options.set, "--set")
+    options.variant = variant_of(options.preset, options.variant)
     refuse_other_options(options, chosen)
     backend = resolve(options.backend)
     done = _finished_step(options)
@@ -74,7 +69,8 @@ def train_(options: Options) -> Result:
                     seed=options.seed,
                     k=options.k,
                     l1=options.l1,
-                    options={"dtype": options.dtype, **chosen},
+                    options={**({"dtype": options.dtype} if options.dtype else {}), **chosen},
+                    preset=options.preset,
                     backend=backend,
                     out=options.out,
                     resume=options.resume,
@@ -142,11 +138,13 @@ def _training_rows(options: Options) -> tuple[Source, dict[str, Any]]:
     """Return the rows to train on, and what must be known to find the others again."""
     filters = Filters(options.skip_positions, options.max_norm, drop_nonfinite=options.drop_nonfinite)
     data = cache_commands.opened(options.cache, verify=True)
-    source = as_source(data, hook=options.hook, filters=filters, budget=options.budget * 2**20)
-    selection: dict[str, Any] = {"filters": filters._asdict(), "hook": options.hook, "held_out": options.held_out}
+    hook = options.hook[0] if len(options.hook) == 1 else options.hook or None
+    source = as_source(data, hook=hook, filters=filters, budget=options.budget * 2**20)
+    selection: dict[str, Any] = {"filters": filters._asdict(), "hook": hook, "held_out": options.held_out}
+    seed = Recipe._field_defaults["seed"] if options.seed is None else options.seed
     if options.held_out and isinstance(source, View | ArraySource):
-        source = split(source, held_out=options.held_out, seed=options.seed).train
-    return source, selection | {"seed": options.seed}
+        source = split(source, held_out=options.held_out, seed=seed).train
+    return source, selection | {"seed": seed}
 
 
 def _saved_step(folder: Path) -> int:
@@ -175,8 +173,9 @@ def eval_(options: Options) -> Result:
     model = _model(options.model) if options.model else None
     data = cache_commands.opened(options.cache, verify=False)
     rows = held_out_rows(sae, data, drop_nonfinite=options.drop_nonfinite)
-    if rows.source.d_in != sae.cfg.d_in:
-        raise InputError(f"{options.cache}: expected rows of width d_in = {sae.cfg.d_in}, got {rows.source.d_in}")
+    width = row_width(variant(sae.variant), sae.cfg)
+    if rows.source.d_in != width:
+        raise InputError(f"{options.cache}: expected rows of width {width}, got {rows.source.d_in}")
     if model is not None:  # before the long pass over the rows
         if not isinstance(rows.source, View):
             raise InputError(f"--model: expected an activation cache with tokens beside it, got {options.cache}")
@@ -237,85 +236,6 @@ def cache_check_(options: Options) -> Result:
     problems = cache_commands.check(options.path)
     text = "\n".join(problems) or f"{options.path}: sound"
     return Result(text, {"path": str(options.path), "problems": problems}, int(bool(problems)))
-
-
-def info_(options: Options) -> Result:
-    """Show versions and devices, what a trained autoencoder computes, or all options of training."""
-    if options.path == Path("options"):
-        return _options_info()
-    return _sae_info(options.path) if options.path else _machine_info()
-
-
-def _machine_info() -> Result:
-    try:
-        resolve("cupy")
-        device = "CuPy sees a device"
-    except InputError as error:
-        device = str(error).partition("but ")[2]
-    versions = {name: _version(name) for name in ("scipy", "matplotlib", "ml_dtypes", "safetensors", "cupy", "torch")}
-    known = {**runs.machine(), "gpu": device, "backend": resolve(None), **versions}
-    return Result("\n".join(f"{name:<12} {value}" for name, value in known.items()), known)
-
-
-def _version(name: str) -> str:
-    """Return the version of an installed package; its distribution may have another name (cupy-cuda13x)."""
-    found = packages.packages_distributions().get(name, ())
-    return packages.version(found[0]) if found else "not installed"
-
-
-def _sae_info(path: Path) -> Result:
-    known = read_json(path / checkpoint.RUN) if (path / checkpoint.RUN).exists() else {}
-    had = known.get("recipe", {})
-    recipe = {key: had[key] for key in Recipe._fields if key in had}
-    if known and not (path / "cfg.json").exists():
-        missing = [key for key in runs.RUN_KEYS if key not in known]
-        if missing:
-            raise InputError(f"{path / checkpoint.RUN}: {', '.join(missing)} missing")
-        name, cfg = known["variant"], known["cfg"]
-        more = {"step": f"{known['step']} of {recipe.get('steps', '?')}", **known["source"]}
-    else:
-        sae = load_sae(path)
-        name, cfg, more = sae.variant, sae.cfg._asdict(), sae.metadata
-    formula = [line for line in (variant(name).__doc__ or "").split("\n\n")[1].splitlines() if line.startswith("    ")]
-    lines = [f"{path}: {name}", f"sections are those of {variant(name).SOURCE}", "", *formula]
-    for kind, values in ((variant(name).Config, cfg), (Recipe, recipe)):
-        says = meanings(kind)
-        lines += ["", *(f"{key:<17} {value!s:<28} {says.get(key, '')}".rstrip() for key, value in values.items())]
-    lines += ["", "the data it was trained on", *(f"{key:<17} {value}" for key, value in more.items())]
-    about = {"path": str(path), "variant": name, "cfg": cfg, "recipe": recipe, "formula": formula, "metadata": more}
-    return Result("\n".join(lines), about)
-
-
-def meanings(kind: Any) -> dict[str, str]:
-    """Return one line on each field of a NamedTuple: what its switch says, else the text below it in the source."""
-    body = ast.parse(inspect.getsource(kind)).body[0].body  # type: ignore[attr-defined]
-    found = {}
-    for field, below in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            name, text = ast.unparse(field.target), str(below.value.value)
-            found[name] = (
-                SWITCHES[name].says if name in SWITCHES else " ".join(re.sub(r":\w+:(?=`)|`", "", text).split())
-            )
-    return found
-
-
-def _options_info() -> Result:
-    """List every option of every variant and of the recipe: name or flag, default, meaning, allowed values."""
-    lines, numbers = ["What minisae train --set NAME=VALUE sets; where a flag stands, give that instead."], {}
-    for title, kind in {**{name: module.Config for name, module in VARIANTS.items()}, "recipe": Recipe}.items():
-        lines += ["", title]
-        numbers[title] = {name: _option(kind, name, says) for name, says in meanings(kind).items()}
-        for name, option in numbers[title].items():
-            default = kind._field_defaults.get(name, "(the data's)" if name == "d_in" else "(needed)")
-            lines.append(f"  {option['flag'] or name:<16} {default!s:<28} {option['says']}")
-            lines += [f"{'':<47} {' | '.join(map(str, option['values']))}"] if option["values"] else []
-    return Result("\n".join(lines), numbers)
-
-
-def _option(kind: Any, name: str, says: str) -> dict[str, Any]:
-    flag = f"--{name.replace('_', '-')}" if name in FLAGS else None
-    values = SWITCHES[name].values if name in SWITCHES else CHOICES.get(name)
-    return {"default": kind._field_defaults.get(name), "says": says, "values": values, "flag": flag}
 
 
 def bench_(options: Options) -> Result:
