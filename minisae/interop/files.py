@@ -7,6 +7,9 @@ from typing import Any
 
 from minisae.errors import InputError
 
+MAX_JSON = 16 * 2**20
+"""Longest JSON file that is read, in bytes."""
+
 
 def write_beside(path: Path, data: bytes) -> Path:
     """Write ``data`` to ``path`` with ``.new`` appended and flush it to the disk; return that path."""
@@ -39,14 +42,21 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If the file is missing, or is not a JSON object.
+        If the file is missing, too long, or is not a JSON object.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise InputError(f"{path}: expected a JSON file of at most {MAX_JSON} bytes, got {size}")
         value = json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error})") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: not readable as JSON (nested too deeply)") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({str(error)[:160]})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

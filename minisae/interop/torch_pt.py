@@ -75,10 +75,11 @@ class _Bytes(NamedTuple):
     nbytes: int
 
 
-def read_pt(path: str | Path) -> Any:
+def read_pt(path: str | Path, *, max_pickle: int = MAX_PICKLE) -> Any:
     """Return what a ``torch.save`` file holds, tensors as read-only NumPy arrays mapped from the file.
 
-    Dicts, lists, tuples, numbers and text come back as they are; bf16 as ``ml_dtypes.bfloat16``.
+    Dicts, lists, tuples, numbers and text come back as they are; bf16 as ``ml_dtypes.bfloat16``. A pickle of more than
+    ``max_pickle`` bytes is not looked at: what it builds can take a hundred times as much.
 
     Raises
     ------
@@ -88,9 +89,9 @@ def read_pt(path: str | Path) -> Any:
     path = Path(path)
     try:
         if zipfile.is_zipfile(path):
-            return _read_zip(path)
+            return _read_zip(path, max_pickle)
         with path.open("rb") as file:
-            return _read_legacy(path, file)
+            return _read_legacy(path, file, max_pickle)
     except InputError:
         raise
     except OSError as error:
@@ -100,7 +101,7 @@ def read_pt(path: str | Path) -> Any:
         raise InputError(f"{path}: expected a file of torch.save, got a damaged or foreign one ({what})") from None
 
 
-def _read_zip(path: Path) -> Any:
+def _read_zip(path: Path, max_pickle: int) -> Any:
     """Read the layout of PyTorch 1.6 and later."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
@@ -108,10 +109,14 @@ def _read_zip(path: Path) -> Any:
         if len(pickles) != 1:
             raise InputError(f"{path}: expected one data.pkl as torch.save writes it, got {len(pickles)}")
         root = pickles[0].removesuffix("data.pkl")
-        if members[pickles[0]].file_size > MAX_PICKLE:
-            raise InputError(f"{path}: expected a pickle of at most {MAX_PICKLE} bytes, got a longer one")
-        if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
-            raise InputError(f"{path}: expected little-endian values, got big-endian ones")
+        if root.startswith("/") or ".." in root.split("/"):
+            raise InputError(f"{path}: expected names inside the archive, got {pickles[0][:80]!r}")
+        if members[pickles[0]].file_size > max_pickle:
+            raise InputError(f"{path}: expected a pickle of at most {max_pickle} bytes, got a longer one")
+        if root + "byteorder" in members:
+            with archive.open(root + "byteorder") as file:
+                if file.read(16) != b"little":
+                    raise InputError(f"{path}: expected little-endian values, got others")
         content = _unpickler(path, io.BytesIO(archive.read(pickles[0]))).load()
 
     def locate(storage: _Storage) -> _Bytes:
@@ -123,17 +128,25 @@ def _read_zip(path: Path) -> Any:
     return _resolve(path, content, locate)
 
 
-def _read_legacy(path: Path, file: IO[bytes]) -> Any:
+def _read_legacy(path: Path, file: IO[bytes], max_pickle: int) -> Any:
     """Read the layout before PyTorch 1.6: magic number, version, system, content, keys, then the storages."""
-    if _unpickler(path, file).load() != LEGACY_MAGIC:
-        raise InputError(f"{path}: expected a file of torch.save, got another pickle")
-    if _unpickler(path, file).load() != 1001:
-        raise InputError(f"{path}: expected torch.save protocol 1001, got another")
-    if not _unpickler(path, file).load().get("little_endian", True):
-        raise InputError(f"{path}: expected little-endian values, got big-endian ones")
     storages: dict[str, _Storage] = {}
-    content = _unpickler(path, file, storages).load()
-    keys = _unpickler(path, file).load()
+
+    def load() -> Any:
+        """Load the next pickle out of a window of the file: a length in it that lies allocates no more than that."""
+        start = file.tell()
+        window = io.BytesIO(file.read(max_pickle))
+        content = _unpickler(path, window, storages).load()
+        file.seek(start + window.tell())
+        return content
+
+    if load() != LEGACY_MAGIC:
+        raise InputError(f"{path}: expected a file of torch.save, got another pickle")
+    if load() != 1001:
+        raise InputError(f"{path}: expected torch.save protocol 1001, got another")
+    if not load().get("little_endian", True):
+        raise InputError(f"{path}: expected little-endian values, got big-endian ones")
+    content, keys = load(), load()
     size = path.stat().st_size
     places: dict[str, _Bytes] = {}
     for key in keys:
@@ -155,15 +168,14 @@ def _unpickler(path: Path, file: IO[bytes], storages: dict[str, _Storage] | None
     class Restricted(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) not in allowed:
-                raise InputError(
-                    f"{path}: expected tensors only, got a pickle that names {module}.{name}, which is refused"
-                )
+                named = "".join(f"{module}.{name}".split())[:160]
+                raise InputError(f"{path}: expected tensors only, got a pickle that names {named}, which is refused")
             return allowed[module, name]
 
         def persistent_load(self, pid: Any) -> _Storage:
             kind, dtype, key, _, size, *_ = pid
             if kind != "storage" or not isinstance(key, str) or type(size) is not int or size < 0:
-                raise InputError(f"{path}: expected a storage, got {str(pid)[:80]}")
+                raise InputError(f"{path}: expected a storage with its type, key and size, got something else")
             storage = _Storage(key, STORAGES[dtype], size)
             if storages is not None:
                 storages[key] = storage
@@ -198,7 +210,7 @@ def _allowed() -> dict[tuple[str, str], Any]:
         ("torch._utils", "_rebuild_tensor"): rebuild,
         ("torch._utils", "_rebuild_parameter"): parameter,
         ("torch", "Size"): size,
-        ("torch", "device"): lambda *place: ":".join(map(str, place)),
+        ("torch", "device"): lambda *place: ":".join(str(part) for part in place if isinstance(part, str | int)),
         ("collections", "OrderedDict"): OrderedDict,
     }
     names |= {("torch", name): name for name in STORAGES}
@@ -206,16 +218,26 @@ def _allowed() -> dict[tuple[str, str], Any]:
 
 
 def _resolve(path: Path, content: Any, locate: Callable[[_Storage], _Bytes]) -> Any:
-    """Replace the noted tensors by arrays, in dicts, lists and tuples."""
-    if isinstance(content, _Tensor):
-        return _array(path, content, locate)
-    if isinstance(content, _Storage):
-        return _array(path, _Tensor(content, 0, (content.size,), (1,)), locate)
-    if isinstance(content, dict):
-        return {key: _resolve(path, value, locate) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return type(content)(_resolve(path, value, locate) for value in content)
-    return content
+    """Replace the noted tensors by arrays, in dicts, lists and tuples; what stands in many places is done once."""
+    done: dict[int, Any] = {}
+
+    def resolve(part: Any) -> Any:
+        if id(part) not in done:
+            done[id(part)] = one(part)
+        return done[id(part)]
+
+    def one(part: Any) -> Any:
+        if isinstance(part, _Tensor):
+            return _array(path, part, locate)
+        if isinstance(part, _Storage):
+            return _array(path, _Tensor(part, 0, (part.size,), (1,)), locate)
+        if isinstance(part, dict):
+            return {key: resolve(value) for key, value in part.items()}
+        if isinstance(part, (list, tuple)):
+            return type(part)(resolve(value) for value in part)
+        return part
+
+    return resolve(content)
 
 
 def _array(path: Path, tensor: _Tensor, locate: Callable[[_Storage], _Bytes]) -> np.ndarray:
@@ -223,9 +245,9 @@ def _array(path: Path, tensor: _Tensor, locate: Callable[[_Storage], _Bytes]) ->
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     numbers = (tensor.offset, *shape, *strides)
     if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > 32:
-        raise InputError(f"{path}: expected a tensor with shape and strides, got {str(tensor)[:80]}")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise InputError(f"{path}: expected sizes, strides and offsets >= 0, got {numbers}")
+        raise InputError(f"{path}: expected a tensor with its storage, shape and strides, got something else")
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise InputError(f"{path}: expected whole sizes, strides and offsets >= 0 of a tensor, got others")
     if not math.prod(shape):
         return np.empty(shape, storage.dtype)
     place, width = locate(storage), storage.dtype.itemsize

@@ -11,29 +11,33 @@ import minisae
 from minisae.errors import InputError
 from minisae.sae import VARIANTS, relu
 from tests.helpers import perturbed
-from tests.sae.cases import Case, config, every_case, lived_in, module_of
+from tests.sae.cases import Case, config, every_case, lived_in, module_of, parts
 
 KNOWN = [p for p in every_case() if hasattr(VARIANTS[p.values[0]], "to_saelens")]
 """Cases of the variants that SAELens has."""
+THEIRS = [
+    p for p in KNOWN if "architecture" in VARIANTS[p.values[0]].to_saelens(config(p.values[0], p.values[1].options))
+]
+"""Those whose options it has too."""
 
 
 def saelens_twin(name, fields, arrays, x):
     """SAELens 6's own arithmetic, written out, as ``sae_lens.saes`` has it; the variant's test says how it selects."""
-    x = x - arrays["b_dec"] * fields["apply_b_dec_to_input"]
-    pre = x @ arrays["W_enc"] + arrays.get("b_enc", 0)
+    x = x - arrays["b_dec"] if fields["apply_b_dec_to_input"] else x
+    pre = x @ arrays["W_enc"] + arrays.get("b_enc", 0) if "W_enc" in arrays else x
     f = module_of(name).saelens_code(fields, arrays, pre)
     return f, f @ arrays["W_dec"] + arrays["b_dec"]
 
 
 def make(name, case):
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((7, 5)).astype(np.float32)
     cfg = config(name, case.options)
+    x = parts(name, rng.standard_normal((7, 5)).astype(np.float32), cfg)[0]
     params = {key: p.astype(np.float32) for key, p in lived_in(name, cfg, rng, x).items()}
     return minisae.SAE(name, cfg, params, {"hook_name": "blocks.0"}), x
 
 
-@pytest.mark.parametrize(("name", "case"), KNOWN)
+@pytest.mark.parametrize(("name", "case"), THEIRS)
 def test_the_folder_means_the_same_in_saelens_arithmetic(name, case, tmp_path):
     sae, x = make(name, case)
     sae.save(tmp_path)
@@ -44,7 +48,7 @@ def test_the_folder_means_the_same_in_saelens_arithmetic(name, case, tmp_path):
     assert 0 < np.count_nonzero(f) < f.size
 
 
-@pytest.mark.parametrize(("name", "case"), KNOWN)
+@pytest.mark.parametrize(("name", "case"), THEIRS)
 def test_a_folder_without_our_metadata_is_read(name, case, tmp_path):
     sae, x = make(name, case)
     sae.save(tmp_path)
@@ -79,7 +83,7 @@ def test_a_variant_that_saelens_does_not_have(tmp_path, monkeypatch):
         minisae.load(tmp_path)
 
 
-def test_other_architectures_and_run_time_rescaling_are_refused(tmp_path):
+def test_other_architectures_and_whitening_are_refused(tmp_path):
     make("topk", Case({"k": 3}))[0].save(tmp_path)
     fields = json.loads((tmp_path / "cfg.json").read_text())
     del fields["metadata"]
@@ -88,8 +92,8 @@ def test_other_architectures_and_run_time_rescaling_are_refused(tmp_path):
         (tmp_path / "cfg.json").write_text(json.dumps(fields | {"architecture": refused}))
         with pytest.raises(InputError, match=f"expected architecture {known}; got '{refused}'"):
             minisae.load(tmp_path)
-    (tmp_path / "cfg.json").write_text(json.dumps(fields | {"rescale_acts_by_decoder_norm": True}))
-    with pytest.raises(InputError, match="run-time rescaling or normalisation of activations is not read yet"):
+    (tmp_path / "cfg.json").write_text(json.dumps(fields | {"normalize_activations": "covariance_whitening"}))
+    with pytest.raises(InputError, match="normalize_activations 'covariance_whitening' is not folded; SAELens can"):
         minisae.load(tmp_path)
 
 

@@ -1,0 +1,97 @@
+"""Gemma Scope 1 and 2: JumpReLU without subtraction; embeddings; what has no variant is refused."""
+
+import numpy as np
+import pytest
+
+import minisae
+from minisae.errors import InputError
+from minisae.interop import gemma_scope
+from minisae.interop.common import Stored
+from tests.interop.tiny import D, F, above, arrays, rows, same, write_json, write_tensors
+
+KEYS = gemma_scope.KEYS
+
+
+def save(path, a, **more):
+    path.mkdir(parents=True, exist_ok=True)
+    np.savez(path / "params.npz", **{key: a[key] for key in KEYS}, **more)
+    return path
+
+
+def code(a, x):
+    return above(x @ a["W_enc"] + a["b_enc"], a["threshold"])
+
+
+def test_gemma_scope(tmp_path):
+    a, x = arrays(), rows()
+    f = code(a, x)
+    for path in (save(tmp_path, a), tmp_path / "params.npz"):
+        same(minisae.load(path), x, f, f @ a["W_dec"] + a["b_dec"])
+
+
+def test_compressed_fortran_and_half_precision_members(tmp_path):
+    a, x = arrays(), rows()
+    turned = {key: np.asfortranarray(a[key]) for key in KEYS} | {"b_dec": a["b_dec"].astype(np.float16)}
+    np.savez_compressed(tmp_path / "params.npz", **turned)
+    f = code(a, x)
+    same(minisae.load(tmp_path), x, f, f @ a["W_dec"] + a["b_dec"].astype(np.float16).astype(np.float32))
+
+
+def test_an_embedding_s_autoencoder_takes_the_hook_s_rows(tmp_path):
+    a, x = arrays(), rows()
+    sae = minisae.load(save(tmp_path / "embedding" / "width_4k" / "average_l0_6", a))
+    f = above(x @ (a["W_enc"] / np.sqrt(D)) + a["b_enc"], a["threshold"])
+    same(sae, x, f, f @ (a["W_dec"] * np.sqrt(D)) + a["b_dec"])
+    assert "√d_in" in sae.metadata["notes"][0]
+    plain = minisae.load(tmp_path / "embedding" / "width_4k" / "average_l0_6", options={"embedding": False})
+    np.testing.assert_allclose(plain.encode(x), code(a, x), atol=1e-6)
+
+
+def test_a_scaling_factor_is_folded(tmp_path):
+    a, x = arrays(), rows()
+    factor = np.linspace(1, 2, F).astype(np.float32)
+    f = code(a, x)
+    sae = minisae.load(save(tmp_path, a, scaling_factor=factor))
+    same(sae, x, f, (f * factor) @ a["W_dec"] + a["b_dec"])
+    with pytest.raises(InputError, match=r"expected scaling_factor \(13,\), got shape \(3,\)"):
+        minisae.load(save(tmp_path, a, scaling_factor=factor[:3]))
+
+
+def test_the_way_there_and_back_changes_no_bit(tmp_path):
+    a = arrays()
+    sae = minisae.load(save(tmp_path / "theirs", a))
+    gemma_scope.export(tmp_path / "ours", Stored(*sae))
+    with np.load(tmp_path / "ours" / "params.npz") as ours:
+        assert set(ours) == set(KEYS)
+        for key in KEYS:
+            np.testing.assert_array_equal(ours[key], a[key])
+            assert ours[key].dtype == a[key].dtype
+
+
+def second(path, a, *, fields=(("architecture", "jump_relu"),), **more):
+    tensors = {"w_enc": a["W_enc"], "w_dec": a["W_dec"], "b_enc": a["b_enc"], "b_dec": a["b_dec"]}
+    write_tensors(path / "params.safetensors", tensors | {"threshold": a["threshold"]} | more)
+    write_json(path / "config.json", dict(fields))
+    return path
+
+
+def test_gemma_scope_2(tmp_path):
+    a, x = arrays(), rows()
+    fields = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": "model.layers.3.output"}
+    f = code(a, x)
+    sae = minisae.load(second(tmp_path, a, fields=fields.items()))
+    same(sae, x, f, f @ a["W_dec"] + a["b_dec"])
+    assert sae.metadata["hook_name"] == "model.layers.3.output"
+    same(minisae.load(tmp_path / "params.safetensors"), x, f, f @ a["W_dec"] + a["b_dec"])
+
+
+def test_what_has_no_variant_is_refused(tmp_path):
+    a = arrays()
+    skip = np.zeros((D, D), np.float32)
+    with pytest.raises(InputError, match="got a JumpReLU transcoder with a skip connection"):
+        minisae.load(second(tmp_path, a, affine_skip_connection=skip))
+    for W_dec in (np.zeros((F, 2, D), np.float32), np.zeros((F, D + 2), np.float32)):
+        with pytest.raises(InputError, match=r"expected w_dec \(13, 5\), got .*: a transcoder"):
+            minisae.load(second(tmp_path, a | {"W_dec": W_dec}))
+    with pytest.raises(InputError, match="expected architecture jump_relu, got 'topk'"):
+        minisae.load(second(tmp_path, a, fields=[("architecture", "topk")]))
