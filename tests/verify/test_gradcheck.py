@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from minisae.errors import InputError
-from minisae.sae import topk
-from minisae.verify import check_gradients
+from minisae.losses import gather
+from minisae.sae import VARIANTS, topk
+from minisae.verify import check_directions, check_gradients
 from tests.helpers import perturbed
 
 
@@ -79,3 +80,68 @@ def test_refuses_float32_and_wrong_shapes():
         check_gradients(lambda p: 0.0, {"w": w}, {"w": w})
     with pytest.raises(InputError, match=r"expected shape \(3,\), got \(2,\)"):
         check_gradients(lambda p: 0.0, {"w": np.ones(3)}, {"w": np.ones(2)})
+
+
+def large(name, d_in=61, d_sae=499, n=97, **options):
+    """A loss of a wide autoencoder, its parameters, and its gradient by hand."""
+    module, rng = VARIANTS[name], np.random.default_rng(3)
+    cfg = module.Config(d_in, d_sae, **options)
+    params, x = perturbed(module, cfg, rng), rng.standard_normal((n, d_in))
+
+    def loss(p):
+        return float(gather(module.objective(p, module.forward(p, x, cfg)[0], x, cfg))[0])
+
+    out, cache = module.forward(params, x, cfg)
+    _, slopes, direct = gather(module.objective(params, out, x, cfg))
+    grads = module.backward(params, cache, cfg, slopes)
+    for key, slope in direct.items():
+        grads[key] = grads[key] + slope
+    return loss, params, grads
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("relu", {"l1": 0.3, "l1_weight": "decoder_norm"}),
+        ("topk", {"k": 31}),
+        ("jumprelu", {"l1": 0.3, "penalty": "tanh", "first_threshold": 0.5}),
+    ],
+)
+def test_directions_of_a_large_case(name, options):
+    loss, params, grads = large(name, **options)
+    before = {key: p.copy() for key, p in params.items()}
+    grads.pop("threshold", None)  # defined, not derived
+    checks = check_directions(loss, params, grads, directions=4)
+    assert {check.name for check in checks} == grads.keys()
+    assert sum(check.kinks for check in checks) <= 2
+    assert all(check.error <= 1e-6 for check in checks), checks
+    for key, p in params.items():
+        np.testing.assert_array_equal(p, before[key])
+
+
+def test_directions_find_an_error_of_a_hundredth_of_the_norm():
+    loss, params, grads = large("relu", l1=0.3)
+    grads["W_enc"][7, 11] += 0.01 * np.linalg.norm(grads["W_enc"])
+    errors = {check.name: check.error for check in check_directions(loss, params, grads)}
+    assert errors.pop("W_enc") > 1e-3
+    assert all(error <= 1e-6 for error in errors.values()), errors
+
+
+def test_a_direction_across_a_kink_is_not_compared_and_one_beside_it_is():
+    w = np.array([0.0, 0.5])
+    [check] = check_directions(lambda p: float(np.abs(p["w"]).sum()), {"w": w}, {"w": np.array([0.0, 1.0])})
+    assert (check.entries, check.kinks) == (0, 8)
+    w[0] = 1e-5
+    [check] = check_directions(lambda p: float(np.abs(p["w"]).sum()), {"w": w}, {"w": np.array([1.0, 1.0])})
+    assert (check.entries, check.kinks) == (8, 0)
+    assert check.error < 1e-6
+
+
+def test_directions_of_what_is_not_finite_or_wrongly_asked():
+    w = np.array([1.0, -2.0])
+    [check] = check_directions(lambda p: float((p["w"] ** 2).sum()), {"w": w}, {"w": np.array([np.nan, 1.0])})
+    assert check.error == np.inf
+    with pytest.raises(InputError, match="directions: expected at least 1, got 0"):
+        check_directions(quadratic, {"w": w}, {"w": w}, directions=0)
+    with pytest.raises(InputError, match=r"grads\['v'\]: expected one of w, got that"):
+        check_directions(quadratic, {"w": w}, {"v": w})

@@ -1,0 +1,106 @@
+"""Adapters: how another implementation is reached, as a Python file or module of a few functions.
+
+Everything goes in and comes out as NumPy arrays and plain dicts, under this library's names and orientation:
+
+    encode(params, x, config) -> f                       needed: the code for use, (n, d_sae)
+    decode(params, f, config) -> x_hat                   needed: (n, d_in)
+    forward(params, x, config) -> {name: array}          outputs in training: x_hat, f, pre, …, as many as it has
+    loss(params, x, config) -> {term: number}            terms of the objective by name, or their sum as "total"
+    grads(params, x, config, slopes) -> {name: array}    derivative of Σ output · slope over the outputs in ``slopes``,
+                                                         by parameters and "x"; with slopes None, of the objective
+    step(params, batches, config, recipe) -> params      parameters after a training step on each of the batches
+
+``config`` holds the variant's options by name, and ``variant``, ``dtype``, ``dead`` (which latents count as dead, bool
+``(d_sae,)``) and ``target`` (of the reconstruction: ``x`` unless a row holds both). ``recipe`` holds the options of
+training and ``schedule``, for each step the ``lr``, the factor ``sparsity`` of λ and what of config is otherwise.
+``dead`` latents have been idle for ``dead_after`` rows at the first step. A function may be missing, may leave names
+out, and may raise ``NotImplementedError``: that is "not offered", and not counted.
+
+    # adapter.py, for  minisae verify run adapter.py --variant topk
+    import torch
+    from mylibrary import TopK
+
+    CONVENTIONS = {"topk": {"decoder": "free", "auxk": 0.0}}      # by variant: what is not as in the paper;
+                                                                  # "preset": NAME starts from a preset
+
+    def model(params, config):
+        sae = TopK(config["d_in"], config["d_sae"], k=config["k"])
+        sae.load_state_dict({name: torch.from_numpy(p) for name, p in params.items()})
+        return sae
+
+    def encode(params, x, config):
+        return model(params, config).encode(torch.from_numpy(x)).detach().numpy()
+
+    def decode(params, f, config):
+        return model(params, config).decode(torch.from_numpy(f)).detach().numpy()
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from minisae.errors import InputError
+from minisae.sae import variant
+
+FUNCTIONS = ("encode", "decode", "forward", "loss", "grads", "step")
+NEEDED = FUNCTIONS[:2]
+
+
+class Adapter(NamedTuple):
+    """A way to another implementation."""
+
+    name: str
+    """File or module."""
+    functions: Mapping[str, Callable[..., Any]]
+    """Those of :data:`FUNCTIONS` that it has."""
+    conventions: Mapping[str, Mapping[str, Any]]
+    """By variant: its own options of config and recipe, and with ``preset`` the name of that from which they start."""
+
+
+def load_adapter(where: str | Path | ModuleType) -> Adapter:
+    """Return the adapter of a file, of a module's dotted name, or of a module.
+
+    Raises
+    ------
+    InputError
+        If it cannot be loaded, or has no ``encode`` or ``decode``.
+    """
+    name = where.__name__ if isinstance(where, ModuleType) else str(where)
+    module = where if isinstance(where, ModuleType) else _loaded(name)
+    functions = {key: getattr(module, key) for key in FUNCTIONS if callable(getattr(module, key, None))}
+    missing = [key for key in NEEDED if key not in functions]
+    if missing:
+        raise InputError(f"{name}: expected functions encode and decode, found no {' and no '.join(missing)}")
+    conventions = getattr(module, "CONVENTIONS", {})
+    if not isinstance(conventions, Mapping) or not all(isinstance(own, Mapping) for own in conventions.values()):
+        raise InputError(f"{name}: expected CONVENTIONS to be a dict of options for each variant, got {conventions!r}")
+    for key in conventions:
+        variant(key)
+    return Adapter(name, functions, conventions)
+
+
+def _loaded(name: str) -> ModuleType:
+    path = Path(name)
+    if path.suffix == ".py" and not path.is_file():
+        raise InputError(f"{name}: no such file")
+    try:
+        if not path.is_file():
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{name}: expected a Python file with the ending .py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a foreign file may do wrong
+        raise InputError(f"{name}: could not be loaded: {said(error)}") from error
+    return module
+
+
+def said(error: Exception) -> str:
+    """Return an error's kind and message on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
