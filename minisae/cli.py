@@ -129,6 +129,8 @@ def _convert(part: Parser) -> None:
 
 def _bench(part: Parser) -> None:
     part.add_argument("--against", choices=("torch",), help="time another library's step beside ours")
+    part.add_argument("--quality", action="store_true", help="not speed: what every variant finds in synthetic data")
+    part.add_argument("--seeds", type=int, metavar="N", help="of --quality (default 5)")
 
 
 def _cache_import(part: Parser) -> None:

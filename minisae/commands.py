@@ -18,6 +18,7 @@ from minisae.cache import Filters, Source, as_source, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
 from minisae.console import Result, Stopped, plain
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, table, text_behind
 from minisae.info import FLAGS
@@ -239,11 +240,28 @@ def cache_check_(options: Options) -> Result:
 
 
 def bench_(options: Options) -> Result:
-    """Time a training step on this machine, beside its floor and beside others."""
-    from minisae import bench  # it starts processes of its own; nothing else needs it
+    """Time a training step on this machine, beside its floor and beside others; or see what each variant finds."""
+    from minisae import bench, quality  # they start processes of their own; nothing else needs them
 
+    if options.quality:
+        return _quality(quality, options)
+    if options.seeds is not None:
+        raise InputError("--seeds: expected it with --quality only")
     report = bench.bench(against=options.against, progress=say)
     return Result(bench.table(report), report, int(not report["agrees"]))
+
+
+def _quality(quality: Any, options: Options) -> Result:
+    """Run the quality benchmark, with a line for each autoencoder as it is done."""
+    if options.against:
+        raise InputError("--against: expected it without --quality")
+    seeds = 5 if options.seeds is None else options.seeds
+    check_number("--seeds", seeds, least=1, whole=True)
+    scores = quality.benchmark(seeds=seeds, tell=lambda score: say(quality.line(score)))
+    held = quality.claims(scores)
+    verdicts = "\n".join(f"{'yes' if yes else 'NO':4}{claim}" for claim, yes in held.items())
+    report = {"scores": [score._asdict() for score in scores], "claims": held}
+    return Result(f"{quality.table(scores)}\n\n{verdicts}", report, int(not all(held.values())))
 
 
 def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:

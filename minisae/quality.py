@@ -171,6 +171,14 @@ def benchmark(
     return scores
 
 
+def line(result: Score) -> str:
+    """Return one autoencoder's numbers in one line."""
+    l1 = "" if result.l1 is None else f" λ {result.l1:.3g}"
+    return f"{result.variant}, seed {result.seed}{l1}: " + "  ".join(
+        f"{heading} {result.numbers[name]:.3f}" for name, heading in COLUMNS.items()
+    )
+
+
 def table(scores: Sequence[Score]) -> str:
     """Return the table for people: the mean of each number over seeds, and half the band from least to most."""
     lines = ["variant          " + "".join(f"{heading:>16}" for heading in COLUMNS.values())]
