@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 
@@ -35,6 +35,13 @@ from minisae.train import Diverged, Record, Run
 Options = argparse.Namespace
 OWN = ("k", "l1")
 """Options of some variants only."""
+LISTS = {
+    name: kind
+    for module in VARIANTS.values()
+    for name, kind in module.Config.__annotations__.items()
+    if get_origin(kind) is tuple
+}
+"""Options that are lists of numbers, and their types."""
 
 
 def demo_(options: Options) -> Result:
@@ -46,7 +53,7 @@ def demo_(options: Options) -> Result:
 
 def train_(options: Options) -> Result:
     """Train a sparse autoencoder on an activation cache."""
-    chosen = pairs(options.set, "--set")
+    chosen = settings(options.set)
     options.variant = variant_of(options.preset, options.variant)
     refuse_other_options(options, chosen)
     backend = resolve(options.backend)
@@ -262,6 +269,25 @@ def _quality(quality: Any, options: Options) -> Result:
     verdicts = "\n".join(f"{'yes' if yes else 'NO':4}{claim}" for claim, yes in held.items())
     report = {"scores": [score._asdict() for score in scores], "claims": held}
     return Result(f"{quality.table(scores)}\n\n{verdicts}", report, int(not all(held.values())))
+
+
+def settings(words: Sequence[str]) -> dict[str, Any]:
+    """Return the options that ``--set`` gives; a list may be written ``4,16``, and one of a single number ``4``."""
+    return {name: _listed(name, value) if name in LISTS else value for name, value in pairs(words, "--set").items()}
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    """Return what was said for an option that is a list."""
+    found = value if isinstance(value, list) else [value]
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            found = json.loads(f"[{value}]")
+    whole = LISTS[name] == tuple[int, ...]
+    kinds = (int,) if whole else (int, float)
+    if not all(type(number) in kinds for number in found):
+        what = "whole numbers, such as 4,16" if whole else "numbers, such as 1,0.5"
+        raise InputError(f"--set: expected a list of {what} for {name}, got {value!r}")
+    return found
 
 
 def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:

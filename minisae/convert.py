@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minisae.checkpoint import SAE
-from minisae.commands import pairs
+from minisae.commands import settings
 from minisae.console import Result
 from minisae.errors import InputError
 from minisae.evaluate import load_sae
@@ -53,7 +53,7 @@ def convert(
 
 def convert_(options: argparse.Namespace) -> Result:
     """Turn a trained autoencoder into another library's files; says what had to be folded."""
-    said = pairs(options.set, "--set")
+    said = settings(options.set)
     sae, notes = convert(options.source, options.target, to=options.to, source_format=options.format, options=said)
     head = f"{options.target}: {sae.variant}, {sae.cfg.d_in} → {sae.cfg.d_sae} latents, for {options.to}"
     about = {"source": str(options.source), "target": str(options.target), "to": options.to, "variant": sae.variant}

@@ -4,7 +4,10 @@
     L = (1/n) Σ_rows −log q(next token) + penalty     "ce": sparsify 1.3.3
       + (β / m) Σ_h (1/n) Σ_rows ‖a_h − a_hat_h‖²     with β > 0 Braun's e2e + downstream: the m later residual hooks h
 
-The squared error of the reconstruction has no part in it; every other term of the variant's objective stays as it is.
+The squared error of the reconstruction has no part in it, and the penalties of the variant's objective stay as they
+are. A variant that has further squared errors (prefixes of matryoshka, the wide code of multi_topk, the gate of gated)
+is refused: they would outweigh a loss in nats. AuxK, a squared
+error of the dead latents, is off unless ``options`` ask for it by its weight ``auxk``.
 The slope on the reconstruction comes from the model's own backward. (In Braun's code the comment says KL(q ‖ p); what
 it computes is KL(p ‖ q), and its downstream error is a mean over the width and leaves out the last block's output.)
 Letters: n rows (all positions of b windows of t tokens), d, v vocabulary.
@@ -90,6 +93,12 @@ def spliced_loss(model: CharGPT, batch: Batch, x_hat: Array, splice: Splice) -> 
     model, batch, splice : the model, the windows, what is asked; ``n = b*t`` rows in reading order
     x_hat : reconstruction ``(n, d)``, in the units of the model
     """
+    prediction, downstream, slope = _parts(model, batch, x_hat, splice)
+    return Term(prediction + downstream, {"x_hat": slope}, {})
+
+
+def _parts(model: CharGPT, batch: Batch, x_hat: Array, splice: Splice) -> tuple[Array, Array, Array]:
+    """Return the loss of the prediction ``()``, that downstream ``()``, and the slope ``(n, d)`` of their sum."""
     xp = namespace(x_hat)
     b, t = batch.tokens.shape
     later = later_hooks(model.cfg, splice)
@@ -103,16 +112,17 @@ def spliced_loss(model: CharGPT, batch: Batch, x_hat: Array, splice: Splice) -> 
         log_q, p = log_softmax(out.logits), xp.exp(batch.log_p)  # (b, t, v) each
         value = (p * (batch.log_p - log_q)).sum() / (b * t)  # ()
         d_logits = (xp.exp(log_q) - p) / (b * t)  # (b, t, v)
+    downstream = xp.zeros((), dtype=value.dtype)  # ()
     through: dict[str, Callable[[Array], Array]] = {}
     for name in later:
         error = out.activations[name] - batch.activations[name]  # (b, t, d)
         share = splice.downstream / (len(later) * b * t)
-        value = value + share * (error * error).sum()  # ()
+        downstream = downstream + share * (error * error).sum()  # ()
         through[name] = _adding(2 * share * error)
     grads = char_gpt.backward(
         model.params, cache, model.cfg, d_logits, want=(splice.hook,), through=through, want_params=False
     )
-    return Term(value, {"x_hat": grads[splice.hook].reshape(b * t, -1)}, {})
+    return value, downstream, grads[splice.hook].reshape(b * t, -1)
 
 
 def _adding(slope: Array) -> Callable[[Array], Array]:
@@ -144,15 +154,16 @@ def train(
     documents : encoded texts ``(c,)`` to draw windows of ``n_ctx`` tokens from
     splice : where, and which loss
     variant, d_sae, steps, lr, seed, k, l1, options, backend : as in :func:`minisae.train`; λ is in nats a unit of the
-        code here
+        code here, and ``auxk`` is 0 unless ``options`` say otherwise
     batch_size : tokens a step, a multiple of the model's context
-    hooks : called as ``hook(run, record)`` every ``log_every`` steps
+    hooks : called as ``hook(run, record)`` every ``log_every`` steps; a record holds the loss of the prediction under
+        its name, ``"kl"`` or ``"ce"``, and with β > 0 ``"downstream"``, in place of ``"mse"``
 
     Raises
     ------
     InputError
-        For bad input; and for a variant or option that looks at the squared error by itself: matryoshka, transcoders,
-        ghost gradients, resampling.
+        For bad input; and for a variant or option that looks at a squared error besides: matryoshka, multi_topk, gated,
+        transcoders, ghost gradients, resampling.
     Diverged
         If a loss was not finite.
     """
@@ -161,7 +172,8 @@ def train(
     check_number("downstream", splice.downstream, least=0)
     later_hooks(model.cfg, splice)
     named = {"steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed, "k": k, "l1": l1}
-    chosen = {key: value for key, value in named.items() if value is not None} | dict(options or {})
+    first = {"auxk": 0.0} if "auxk" in variant_module(variant).Config._fields else {}
+    chosen = first | {key: value for key, value in named.items() if value is not None} | dict(options or {})
     todo = job(model.cfg.d_model, variant=variant, d_sae=d_sae, options=chosen)
     _refuse_squared_error(todo, model.cfg)
     model = model.to(resolve(backend))
@@ -177,15 +189,21 @@ def _refuse_squared_error(todo: Job, cfg: char_gpt.Config) -> None:
         raise InputError("ghost, resample: expected neither in end-to-end training, they go by the squared error")
     if recipe.batch_size % cfg.n_ctx:
         raise InputError(f"batch_size: expected a multiple of the context {cfg.n_ctx}, got {recipe.batch_size}")
-    if hasattr(module, "split") or _error_slopes(module, todo.cfg) != {"x_hat"}:
-        raise InputError(f"variant: expected one with a single reconstruction of its input, got {todo.variant}")
+    if hasattr(module, "split"):
+        raise InputError(f"variant: expected one that reconstructs its input, got {todo.variant}")
+    more = _squared_errors(module, todo.cfg)
+    if more:
+        what = f"{todo.variant}, whose objective has {', '.join(more)} too"
+        raise InputError(f"variant: expected one with no squared error but that of its reconstruction, got {what}")
 
 
-def _error_slopes(module: Any, cfg: Any) -> set[str]:
-    """Return on which outputs the squared error puts slopes."""
+def _squared_errors(module: Any, cfg: Any) -> list[str]:
+    """Return the terms that depend on the target, besides the one of the reconstruction, and AuxK (nothing is dead)."""
     params = module.init(cfg, np.random.default_rng(0))
     x = np.ones((1, cfg.d_in), np.float32)  # (1, d_in)
-    return set(module.objective(params, module.forward(params, x, cfg)[0], x, cfg)["mse"].slopes)
+    out = module.forward(params, x, cfg)[0]
+    here, there = (module.objective(params, out, y, cfg) for y in (x, -x))
+    return sorted(name for name in here if name != "mse" and here[name].value != there[name].value)
 
 
 def windows_of(documents: Sequence[Array], t: int, b: int, seed: int, number: int) -> tuple[Array, Array]:
@@ -218,10 +236,12 @@ def _fit(run: Run, model: CharGPT, documents: Sequence[Array], splice: Splice, h
     """Take every step; call ``hooks`` with the records."""
     r, scale = run.recipe, run.scale
     for batch in _batches(run, model, documents, splice):
+        parts: dict[str, Array] = {}
 
-        def error(x_hat: Array, batch: Batch = batch) -> Term:
-            term = spliced_loss(model, batch, x_hat / scale, splice)
-            return term._replace(slopes={"x_hat": term.slopes["x_hat"] / scale})
+        def error(x_hat: Array, batch: Batch = batch, parts: dict[str, Array] = parts) -> Term:
+            parts[splice.loss], downstream, slope = _parts(model, batch, x_hat / scale, splice)
+            parts.update({"downstream": downstream} if splice.downstream else {})
+            return Term(parts[splice.loss] + downstream, {"x_hat": slope / scale}, {})
 
         rows = batch.activations[splice.hook].reshape(-1, run.cfg.d_in).astype(r.dtype, copy=False)  # (n, d)
         lr = now(run)[1]
@@ -229,7 +249,9 @@ def _fit(run: Run, model: CharGPT, documents: Sequence[Array], splice: Splice, h
         if run.step == r.steps or run.step % r.log_every == 0:
             refuse_divergence(run)
             record = {"step": run.step, "rows": run.step * r.batch_size, "lr": lr}
-            record |= {name: float(value) for name, value in measures.items()}
+            rest = {name: value for name, value in measures.items() if name not in ("loss", "mse")}
+            shown = {"loss": measures["loss"], **parts, **rest}
+            record |= {name: float(value) for name, value in shown.items()}
             for hook in hooks:
                 hook(run, record)
     refuse_divergence(run)

@@ -1,8 +1,8 @@
 """What ``minisae eval`` measures: every metric that an autoencoder, a cache and perhaps a model allow.
 
 Rows are read in the order of the cache or array, a chunk at a time. Those that count are the held-out ones, found again
-by the selection and the checksums in the run's metadata; on other data, or where nothing was held out, all rows count,
-and the result says so.
+by the selection and the checksums in the run's metadata; on other data, where nothing was held out, or where it is not
+known what an autoencoder was trained on, all rows count, and the result says so.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +28,8 @@ from minisae.sae import split as split_row
 from minisae.sae import variant
 
 CHUNK = 8192
+IDENTITIES = ("cache", "sha256", "dictionary_sha256")
+"""What metadata may know the data of training by: see :func:`minisae.runs.source_identity`."""
 Progress = Callable[[int], None]
 
 MEANING = {
@@ -116,7 +118,7 @@ def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = 
         return _array_rows(sae, array_source(data, drop_nonfinite=drop_nonfinite or filters.drop_nonfinite))
     source = view(data, hook=chosen.get("hook"), filters=filters)
     if sae.metadata.get("cache") != data.identity:
-        return _other_rows(source)
+        return _other_rows(sae, source)
     if not chosen.get("held_out"):
         return _nothing_held_out(sae, source)
     parts = split(source, held_out=chosen["held_out"], seed=chosen["seed"])
@@ -138,14 +140,16 @@ def _array_rows(sae: SAE, source: ArraySource) -> Rows:
     first = known if isinstance(known, int) and known > 0 else 0
     trained = ArraySource(source.x[:first])
     if not first or source_identity(trained).get("sha256") != sae.metadata.get("sha256"):
-        return _other_rows(source)
+        return _other_rows(sae, source)
     held = ArraySource(source.x[first:])
     if not held.rows:
         return _nothing_held_out(sae, source)
     return Rows(held, f"held out: the last {held.rows} of {source.rows} rows (an array has no documents)")
 
 
-def _other_rows(source: View | ArraySource) -> Rows:
+def _other_rows(sae: SAE, source: View | ArraySource) -> Rows:
+    if not any(sae.metadata.get(name) for name in IDENTITIES):  # converted from another library, or from memory
+        return Rows(source, f"all {source.rows} rows: it is not known on what the autoencoder was trained")
     return Rows(source, f"all {source.rows} rows of other data than the autoencoder was trained on")
 
 

@@ -25,6 +25,8 @@ from minisae.sae import VARIANTS, variant
 Options = argparse.Namespace
 FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
 """Options of ``minisae train`` that are no matter for ``--set``."""
+IMPLIED = {"d_in": "(the data's)", "d_out": "(needed without two hooks)"}
+"""What stands for the default of an option that has none but may follow from the data."""
 
 
 def info_(options: Options) -> Result:
@@ -98,9 +100,11 @@ def _options_info() -> Result:
     lines, numbers = ["What minisae train --set NAME=VALUE sets; where a flag stands, give that instead."], {}
     for title, kind in {**{name: module.Config for name, module in VARIANTS.items()}, "recipe": Recipe}.items():
         lines += ["", title]
-        numbers[title] = {name: _option(kind, name, says) for name, says in meanings(kind).items()}
+        set_by_training = getattr(VARIANTS.get(title), "MOVING", ())
+        shown = {name: says for name, says in meanings(kind).items() if name not in set_by_training}
+        numbers[title] = {name: _option(kind, name, says) for name, says in shown.items()}
         for name, option in numbers[title].items():
-            default = kind._field_defaults.get(name, "(the data's)" if name == "d_in" else "(needed)")
+            default = kind._field_defaults.get(name, IMPLIED.get(name, "(needed)"))
             lines.append(f"  {option['flag'] or name:<16} {default!s:<28} {option['says']}")
             lines += [f"{'':<47} {' | '.join(map(str, option['values']))}"] if option["values"] else []
     return Result("\n".join(lines), numbers)
@@ -123,7 +127,8 @@ def _ledger_info(library: str | None) -> tuple[str, dict[str, Any]]:
 def _preset_info(options: Options) -> Result:
     """List the presets, or describe one: formula, recipe, differences from the paper's defaults."""
     if options.name:
-        rows = options.batch_size or getattr(PRESETS.get(options.name), "batch_size", 1)
+        own = getattr(PRESETS.get(options.name), "batch_size", 1)
+        rows = own if options.batch_size is None else options.batch_size
         return Result(*describe(options.name, Sizes(options.d_in, options.d_sae, options.steps, rows)))
     numbers = {name: {"variant": p.variant, "source": p.source} for name, p in PRESETS.items()}
     width = max(map(len, numbers))

@@ -75,7 +75,7 @@ class Recipe(NamedTuple):
     dead_judged: str = "before"
     """Before the batch, or with it; the second costs another forward pass while latents may be dead."""
     fired_above: float = 0.0
-    """A latent fired where its code is above this (OpenAI: 1e-3); 0 asks the variant."""
+    """A latent fired where the size of its code is above this (OpenAI: 1e-3); 0 asks the variant."""
     ghost: bool = False
     """Add ghost gradients."""
     resample: str = "none"

@@ -168,6 +168,8 @@ def job(widths: int | Sequence[int], *, variant: str, d_sae: int, options: Mappi
     side_by_side = (widths,) if isinstance(widths, int) else widths
     follows = sizes(variant_module(variant), side_by_side, mine)
     cfg = saelens.config_from(variant, {"d_sae": d_sae, **mine, **follows}, "options")
+    if hasattr(variant_module(variant), "check_asked"):
+        variant_module(variant).check_asked(mine)
     recipe = options_to(Recipe, rest, "options")
     check_recipe(recipe, cfg)
     return Job(variant, cfg, recipe)

@@ -80,6 +80,8 @@ def start(source: Source, variant: str, cfg: Any, recipe: Recipe, *, backend: st
     module = variant_module(variant)
     module.check_config(cfg)
     check_recipe(recipe, cfg)
+    if recipe.start_norm != 1 and hasattr(module, "derived"):
+        raise InputError(f"start_norm: expected 1 for {variant}, whose W_dec follows, got {recipe.start_norm}")
     if source.d_in != row_width(module, cfg):
         raise InputError(f"d_in: the data has width {source.d_in}, the configuration says {row_width(module, cfg)}")
     seed = child_seed(recipe.seed, "init_rows")
@@ -166,7 +168,7 @@ def dead_latents(run: Run, x: Array, cfg: Any) -> Array:
 def fired_now(out: Any, run: Run, cfg: Any) -> Array:
     """Return which latents fired in this batch ``(d_sae,)``, as the recipe or else the variant says."""
     if run.recipe.fired_above:
-        return (dense(out.f) > run.recipe.fired_above).any(axis=-2)
+        return (abs(dense(out.f)) > run.recipe.fired_above).any(axis=-2)
     return variant_module(run.variant).fired_latents(out, cfg)
 
 

@@ -139,7 +139,7 @@ def damage_json(folder):
 
 def damage_shape(folder):
     cfg = json.loads((folder / "cfg.json").read_text())
-    cfg["metadata"]["minisae"]["cfg"]["d_sae"] = 17
+    cfg["d_sae"] = cfg["metadata"]["minisae"]["cfg"]["d_sae"] = 17
     (folder / "cfg.json").write_text(json.dumps(cfg))
     return r"W_enc is \(5, 13\); expected \(d_in, d_sae\) = \(5, 17\)"
 

@@ -101,6 +101,20 @@ def test_relu_by_name_with_options(cache, tmp_path, run):
     assert (sae.cfg.l1, sae.cfg.decoder, sae.params["W_dec"].dtype) == (0.5, "free", np.float64)
 
 
+def test_lists_of_numbers_on_the_command_line(cache, tmp_path, run):
+    words = ["train", cache, "--variant", "matryoshka", *SETTINGS, "--steps", "1", "--out"]
+    said = ["prefixes=4,16", "level_weights=1,0.5,2"], ["prefixes=[4,16]", "level_weights=[1,0.5,2]"], ["prefixes=4"]
+    for number, more in enumerate(said):
+        assert run(*words, tmp_path / str(number), "--set", *more)[0] == 0
+    sizes = [minisae.load(tmp_path / str(number)).cfg for number in range(3)]
+    assert [(cfg.prefixes, cfg.level_weights) for cfg in sizes] == [
+        *(((4, 16), (1, 0.5, 2)), ((4, 16), (1, 0.5, 2)), ((4,), ())),
+    ]
+    words = ["train", cache, "--variant", "crosscoder", "--d-sae", "7", "--steps", "1", "--out", tmp_path / "run"]
+    assert run(*words, "--set", "splits=6")[0] == 0
+    assert minisae.load(tmp_path / "run").cfg.splits == (6,)
+
+
 def test_resume_gives_the_same_bits_as_one_run(cache, tmp_path, run, monkeypatch):
     assert run("train", cache, "--out", tmp_path / "whole", *SETTINGS)[0] == 0
     train, asked = commands.runs.train, iter(range(100))
@@ -200,6 +214,8 @@ def test_info_options_lists_every_option(run):
             assert (option["flag"] or name) in words
             if kind.__annotations__[name] in (str, bool):
                 assert option["default"] in option["values"], name
+    assert "two hooks of a cache imply it" in listed["transcoder"]["d_out"]["says"]
+    assert "(needed without two hooks)" in run("info", "options")[1]
     assert listed["topk"]["relu"]["values"] == ["after", "before"]
     assert listed["topk"]["k"] == {"default": 32, "says": "Active latents a row.", "values": None, "flag": "--k"}
     assert "minisae info options" in " ".join(run("train", "--help")[1].split())
@@ -302,6 +318,17 @@ USE = [
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "colour"], ["--set", "NAME=VALUE", "colour"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "k=3"], ["--set", "--k"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--set", "clip=1e999"], ["--set", "finite", "clip", "1e999"]),
+    *(
+        (["train", "CACHE", "--out", "RUN", "--variant", "matryoshka", *SETTINGS, "--set", said], [expected])
+        for said, expected in {
+            "prefixes=4,x": "expected a list of whole numbers, such as 4,16 for prefixes, got '4,x'",
+            "prefixes=half": "expected a list of whole numbers",
+            "prefixes=4,2.5": "expected a list of whole numbers",
+            "prefixes=true": "expected a list of whole numbers",
+            'prefixes=[4,"a"]': "expected a list of whole numbers",
+            "level_weights=1,b": "expected a list of numbers, such as 1,0.5 for level_weights, got '1,b'",
+        }.items()
+    ),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--backend", "tpu"], ["backend", "numpy, cupy, auto", "tpu"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--held-out", "1.5"], ["held_out", "1.5"]),
     (["train", "CACHE", "--out", "RUN", *SETTINGS, "--hook", "mlp"], ["hook", "mlp"]),

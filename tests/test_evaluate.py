@@ -81,7 +81,15 @@ def test_rows_of_an_array():
         rows = held_out_rows(sae, other)
         assert rows.how == f"all {len(other)} rows of other data than the autoencoder was trained on"
         assert rows.source.rows == len(other)
-    assert held_out_rows(random_sae(), X).source.rows == 997
+
+
+def test_rows_for_what_came_from_elsewhere(tmp_path):
+    cache = text_cache(tmp_path / "cache", small_model(), small_texts())
+    for sae, data in ((random_sae(), X), (random_sae(d_in=12), cache)):
+        foreign = sae._replace(metadata={"format": "sparsify", "notes": []})
+        rows = held_out_rows(foreign, data)
+        assert rows.source.rows == (997 if data is X else cache.rows)
+        assert rows.how == f"all {rows.source.rows} rows: it is not known on what the autoencoder was trained"
 
 
 def test_rows_of_an_array_past_the_filter_of_training():

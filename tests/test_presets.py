@@ -128,6 +128,32 @@ def test_what_is_asked_wins():
     assert with_preset(name, {**chosen, "k_anneal": 5}, d_in=D_IN, d_sae=999)["k_start"] == 10 * D_IN
 
 
+def test_levels_weigh_one_over_their_number_with_prefixes_that_are_asked_for():
+    name = "dictionary_learning-2025-08/matryoshka"
+    asked = {"preset": name, "d_sae": D_SAE, "steps": 2, "batch_size": ROWS, "k": 3}
+    for prefixes in ([5, 17], (5, 17), (5, 17, D_SAE)):
+        cfg = minisae.train(X, **asked, options={"prefixes": prefixes}).cfg
+        assert (cfg.prefixes, cfg.level_weights) == (tuple(prefixes), (1 / 3,) * 3)
+    own = {"prefixes": (5,), "level_weights": (1.0, 2.0)}
+    assert minisae.train(X, **asked, options=own).cfg.level_weights == (1.0, 2.0)
+    with pytest.raises(InputError, match=r"^prefixes: expected a list of numbers, got 12$"):
+        minisae.train(X, **asked, options={"prefixes": 12})
+
+
+def test_auxk_says_what_it_ranks():
+    ranked = {"abs_topk": ", by |pre · ‖W_dec,j‖|", "topk": ", by rank"}
+    for name, by in ranked.items():
+        module = VARIANTS[name]
+        text = "\n".join(formula(name, module.Config(7, 41, 3, auxk=0.5, select_by="contribution")))
+        assert f"(pre of dead latents{by})" in text
+    assert "(pre of dead latents, by |pre|)" in "\n".join(formula("abs_topk", VARIANTS["abs_topk"].Config(7, 41, 3)))
+
+
+def test_a_selected_zero_shows_with_relu_on_either_side():
+    plain = topk.Config(7, 41, 3)
+    assert formula("topk", plain) != formula("topk", plain._replace(selected_zero="passes"))
+
+
 def test_wrong_use_is_one_line():
     with pytest.raises(InputError, match=r"preset: no preset 'saelens/topk'; did you mean .*saelens-6.54/topk.*\?"):
         preset("saelens/topk")
@@ -156,6 +182,14 @@ def test_on_the_command_line(tmp_path, capsys):
     assert about["sizes"]["batch_size"] == 4096
     assert cli.main(["info", "preset", "saelens"]) == 2
     assert cli.main(["info", "options", "saelens"]) == 2
+    capsys.readouterr()
+    for size in ("--d-in", "--d-sae", "--steps", "--batch-size"):
+        for bad in ("0", "-5"):
+            assert cli.main(["info", "preset", "saelens-6.54/topk", f"{size}={bad}"]) == 2
+            name = size[2:].replace("-", "_")
+            assert capsys.readouterr().err == f"minisae: {name}: expected a whole number of at least 1, got {bad}\n"
+    assert cli.main(["info", "options", "--json"]) == 0
+    assert not {"at"} & json.loads(capsys.readouterr().out)["p_anneal"].keys()
 
 
 def begun(cfg, **recipe):
@@ -164,6 +198,11 @@ def begun(cfg, **recipe):
     name = "topk" if isinstance(cfg, topk.Config) else "relu"
     fixed = {"steps": 16, "batch_size": ROWS, "lr": 1e-2, "dtype": "float64", "init_rows": 307}
     return t.start(source, name, cfg, Recipe(**(fixed | recipe)))
+
+
+def test_a_start_that_would_be_overwritten_is_refused():
+    with pytest.raises(InputError, match=r"^start_norm: expected 1 for archetypal, whose W_dec follows, got 0\.1$"):
+        minisae.train(X, variant="archetypal", k=3, d_sae=D_SAE, steps=5, options={"start_norm": 0.1})
 
 
 def test_the_start():
@@ -223,6 +262,8 @@ def test_what_counts_as_firing():
     np.testing.assert_array_equal(t.fired_now(out, run, run.cfg), (f > 0).any(axis=0))
     np.testing.assert_array_equal(t.fired_now(out, above, run.cfg), (f > level).any(axis=0))
     assert (f > level).any(axis=0).sum() < (f > 0).any(axis=0).sum()
+    negative = out._replace(f=-f)
+    np.testing.assert_array_equal(t.fired_now(negative, above, run.cfg), (f > level).any(axis=0))
 
 
 def test_signum_saves_the_average_and_resumes(tmp_path):

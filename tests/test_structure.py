@@ -1,6 +1,7 @@
 """The design's rules that can be read off the source: which way imports point, sizes, and words that do not occur."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,27 @@ def named(tree, word):
             names = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         if any(name.partition(".")[0] == word for name in names):
             yield node.lineno
+
+
+def defined(place):
+    """The names that a module defines or imports."""
+    for node in SOURCES[place].body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        for target in [node, *getattr(node, "targets", []), getattr(node, "target", None)]:
+            yield getattr(target, "name", getattr(target, "id", None))
+
+
+def test_what_a_docstring_refers_to_is_there():
+    missing = []
+    for place, tree in SOURCES.items():
+        texts = (str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant))
+        for name in re.findall(r":(?:func|data|class|mod):`~?([\w.]+)`", "\n".join(texts)):
+            where, _, last = name.rpartition(".")
+            known = last in defined(MODULES[where]) if where in MODULES else name.partition(".")[0] in defined(place)
+            if name not in MODULES and not known:
+                missing.append(f"{place}: {name}")
+    assert not missing
 
 
 @pytest.mark.parametrize(("word", "allowed"), [("cupy", CUPY), ("cupyx", CUPY), ("torch", TORCH)])

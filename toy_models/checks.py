@@ -18,7 +18,7 @@ from toy_models.models import Config, Params
 
 
 class Settings(NamedTuple):
-    """How to train; see :func:`train`."""
+    """How to train; see :func:`toy_models.train.train`."""
 
     steps: int
     batch_size: int

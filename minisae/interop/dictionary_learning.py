@@ -189,7 +189,7 @@ def _as_class(sae: Stored) -> tuple[str, Stored, list[str]]:
         raise refuse(NAME, f"rows normalised at run time ({sae.normalise})")
     names = [name for name, kind in CLASSES.items() if kind.variant == sae.variant]
     if not names:
-        raise refuse(NAME, f"a {sae.variant}")
+        raise refuse(NAME, f"variant {sae.variant}")
     if sae.variant == "relu" and not sae.cfg.subtract_b_dec:
         return "AutoEncoderNew", sae, notes
     name = names[0]
@@ -201,6 +201,6 @@ def _as_class(sae: Stored) -> tuple[str, Stored, list[str]]:
         if sae.cfg.k != int(sae.cfg.k):
             raise refuse(NAME, f"k = {sae.cfg.k:g}, which is not whole")
         if (own != own[0]).any():
-            raise refuse(NAME, f"thresholds of a {sae.variant} that differ")
+            raise refuse(NAME, "thresholds that differ")
     sae, more = folding.subtracting(sae, CLASSES[name].subtract)
     return name, sae, notes + more

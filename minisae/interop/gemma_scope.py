@@ -77,7 +77,7 @@ def export(path: Path, sae: Stored) -> list[str]:
     sae, notes = folding.plain(sae._replace(params={key: to_host(p) for key, p in sae.params.items()}))
     jumping = folding.thresholds(sae)
     if jumping is None:
-        raise refuse("Gemma Scope", f"a {sae.variant}: no thresholds compute the same")
+        raise refuse("Gemma Scope", f"variant {sae.variant}: no thresholds compute the same")
     params, more = jumping
     sae, last = folding.subtracting(sae._replace(params=params), False)
     held = io.BytesIO()

@@ -5,7 +5,8 @@ that SAELens has says so in its module: ``SAELENS`` names the architecture, ``to
 ``cfg.json`` that are its own, ``from_saelens(fields)`` its options from them, ``SAELENS_ARRAYS`` what SAELens calls a
 parameter where that is another name. One that SAELens does not have is written
 with an architecture that SAELens refuses by name (``minisae.NAME``). What SAELens has no name for stands in
-``metadata.minisae``: the variant and its whole configuration. What SAELens itself wrote is read by
+``metadata.minisae``: the variant and its whole configuration. It counts while SAELens' own fields say the same; where
+somebody changed those since (SAELens keeps ``metadata`` as it saves), they count. What SAELens itself wrote is read by
 :mod:`minisae.interop.saelens_own`.
 """
 
@@ -53,20 +54,26 @@ def write(
     arrays = {theirs.get(key, key): np.ascontiguousarray(to_host(p)) for key, p in params.items()}
     fields: dict[str, Any] = {
         "sae_lens_version": VERSION,
+        "dtype": str(arrays["W_dec"].dtype),
+        "device": "cpu",
+        "normalize_activations": normalise,
+        "metadata": {**metadata, "minisae": {"variant": name, "cfg": cfg._asdict()}},
+        **_function(name, cfg),
+    }
+    write_atomically(path / WEIGHTS, safetensors.numpy.save(arrays))
+    write_atomically(path / CONFIG, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _function(name: str, cfg: Any) -> dict[str, Any]:
+    """Return the fields of ``cfg.json`` that say what an autoencoder of ours computes."""
+    fields = {
         "architecture": f"minisae.{name}",
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
-        "dtype": str(arrays["W_dec"].dtype),
-        "device": "cpu",
         "apply_b_dec_to_input": getattr(cfg, "subtract_b_dec", False),
-        "normalize_activations": normalise,
         "reshape_activations": "none",
-        "metadata": {**metadata, "minisae": {"variant": name, "cfg": cfg._asdict()}},
     }
-    if hasattr(variant(name), "to_saelens"):
-        fields |= variant(name).to_saelens(cfg)
-    write_atomically(path / WEIGHTS, safetensors.numpy.save(arrays))
-    write_atomically(path / CONFIG, (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode())
+    return fields | (variant(name).to_saelens(cfg) if hasattr(variant(name), "to_saelens") else {})
 
 
 def export(path: Path, sae: Stored) -> list[str]:
@@ -81,7 +88,7 @@ def export(path: Path, sae: Stored) -> list[str]:
     module = variant(sae.variant)
     fields = module.to_saelens(sae.cfg) if hasattr(module, "to_saelens") else {}
     if str(fields.get("architecture", "minisae.")).startswith("minisae."):
-        raise refuse("SAELens 6", f"a {sae.variant} with these options")
+        raise refuse("SAELens 6", f"variant {sae.variant} with these options")
     write(path, *sae)
     return notes
 
@@ -92,8 +99,8 @@ def read(path: Path, options: Mapping[str, Any] | None = None) -> Stored:
     Raises
     ------
     InputError
-        If a file is missing or damaged, the architecture is not one of ours, or a shape is not what the configuration
-        says.
+        If a file is missing or damaged, the architecture is not one of ours, a shape is not what the configuration
+        says, or fields that were changed contradict our metadata: sizes, or any where the architecture is ours alone.
     """
     only(options or {}, (), path)
     fields = read_json(path / CONFIG)
@@ -107,11 +114,27 @@ def read(path: Path, options: Mapping[str, Any] | None = None) -> Stored:
         raise InputError(f"{path / CONFIG}: expected metadata.minisae with variant and cfg, got {ours!r:.60}")
     metadata = {key: value for key, value in metadata.items() if key != "minisae"}
     normalise = fields.get("normalize_activations", "none")
-    if normalise not in NORMALISATIONS:
-        raise InputError(f"{path / CONFIG}: expected one of {', '.join(NORMALISATIONS)} as normalize_activations")
     cfg = config_of_file(ours["variant"], ours["cfg"], path / CONFIG)
+    wrote = _function(ours["variant"], cfg)
+    changed = {key: value for key, value in wrote.items() if fields.get(key, value) != value}
+    if normalise not in NORMALISATIONS:
+        changed["normalize_activations"] = "one of " + ", ".join(NORMALISATIONS)
+    if changed:
+        return _changed(path, {**fields, "metadata": metadata}, changed)
     arrays = saelens_own.our_names(read_safetensors(path / WEIGHTS), ours["variant"])
     return Stored(ours["variant"], cfg, checked(arrays, ours["variant"], cfg, path / WEIGHTS), metadata, normalise)
+
+
+def _changed(path: Path, fields: Mapping[str, Any], wrote: Mapping[str, Any]) -> Stored:
+    """Read a folder of ours whose ``fields`` are others than those that we ``wrote``: as SAELens reads it."""
+    what = ", ".join(f"{key} is {fields[key]!r:.40}, not {value!r}" for key, value in wrote.items())
+    sizes = {"d_in", "d_sae", "d_out"} & wrote.keys()
+    if sizes or str(fields.get("architecture")).startswith("minisae."):
+        raise InputError(f"{path / CONFIG}: expected fields that agree with metadata.minisae; {what} as there")
+    sae = saelens_own.read(path, fields)
+    note = f"cfg.json was changed after it was written, and its fields were taken, not metadata.minisae: {what}"
+    earlier = sae.metadata.get("notes")
+    return sae._replace(metadata=sae.metadata | {"notes": [note, *(earlier if isinstance(earlier, list) else [])]})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -98,11 +98,11 @@ def export(path: Path, sae: Stored) -> list[str]:
     if sae.normalise != "none":
         raise refuse(NAME, f"rows normalised at run time ({sae.normalise})")
     if sae.variant not in (*ACTIVATIONS.values(), "multi_topk") and not transcode:
-        raise refuse(NAME, f"a {sae.variant}")
+        raise refuse(NAME, f"variant {sae.variant}")
     if sae.variant == "group_max" and cfg.d_sae % cfg.k:
         raise refuse(NAME, f"{cfg.k} groups of {cfg.d_sae} latents, which are not equally wide")
     if transcode and (not cfg.k or cfg.d_in != cfg.d_out):
-        raise refuse(NAME, f"a {sae.variant} with k = {cfg.k}, widths {cfg.d_in} and {cfg.d_out}")
+        raise refuse(NAME, f"variant {sae.variant} with k = {cfg.k}, widths {cfg.d_in} and {cfg.d_out}")
     if not transcode:
         sae, more = folding.subtracting(sae, True)
         notes = notes + more

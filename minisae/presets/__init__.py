@@ -1,8 +1,9 @@
 """Named presets: what each library makes of a variant, in loss, gradients, optimiser, schedules, dead rule, threshold.
 
 A preset is options, nothing else: every switch it sets can be set by hand. See :data:`PRESETS` for their names,
-:func:`preset` for one of them, :func:`options` for what it sets at given sizes, and :func:`describe` for all that in
-words. Known deviations of a library from its paper are part of its presets, for a preset is to give the same numbers.
+:func:`preset` for one of them, :func:`options` for what it sets at given sizes, and
+:func:`minisae.presets.words.describe` for all that in words. Known deviations of a library from its paper are part of
+its presets, for a preset is to give the same numbers.
 """
 
 import difflib
@@ -67,7 +68,7 @@ def variant_of(name: str | None, asked: str | None) -> str:
 def with_preset(name: str | None, chosen: Mapping[str, Any], *, d_in: int, d_sae: int) -> dict[str, Any]:
     """Return options with those of a preset beneath them: what is ``chosen``, ``steps`` among it, wins.
 
-    With ``k_anneal`` chosen, k starts where the preset's library has it.
+    With ``k_anneal`` chosen, k starts where the preset's library has it; with ``prefixes``, levels weigh as there.
     """
     if name is None:
         return dict(chosen)
@@ -78,4 +79,5 @@ def with_preset(name: str | None, chosen: Mapping[str, Any], *, d_in: int, d_sae
     sizes = Sizes(d_in, d_sae, chosen["steps"], rows, dtype)
     first = first_k(name, sizes) if chosen.get("k_anneal") else None
     start = {} if first is None else {"k_start": first}
-    return {**options(name, sizes), "batch_size": rows, **start, **chosen}
+    following = preset(name).following(sizes, chosen)
+    return {**options(name, sizes), "batch_size": rows, **start, **following, **chosen}

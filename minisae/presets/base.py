@@ -38,6 +38,8 @@ class Preset(NamedTuple):
     """What in the library departs from the paper of the variant and is reproduced here, a line each."""
     apart: tuple[str, ...] = ()
     """What a run here does not have in common with one of the library, a line each."""
+    following: Callable[[Sizes, Options], Options] = lambda sizes, asked: {}
+    """Fields as in ``options`` that follow from what is asked beside the preset, and win over it."""
 
 
 def first_k(name: str, sizes: Sizes) -> int | None:

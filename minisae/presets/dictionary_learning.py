@@ -3,7 +3,7 @@
 import numpy as np
 
 from minisae.presets.base import Options, Preset, Sizes, scaled_rate
-from minisae.sae import matryoshka
+from minisae.sae import matryoshka, nesting
 
 FIRST = "the rate is 0 on the first step and reaches its top a step late; so does the weight of a penalty"
 START = "the start is drawn otherwise; its scale is the same"
@@ -81,8 +81,22 @@ def _batch_topk(s: Sizes) -> Options:
 
 def _matryoshka(s: Sizes) -> Options:
     """Return BatchTopK's, with the mean over levels of errors that are already weighted by one over their number."""
-    n_levels = len(matryoshka.widths(matryoshka.Config(s.d_in, s.d_sae)))
-    return {**_batch_topk(s), "levels": "mean", "level_weights": (1 / n_levels,) * n_levels}
+    return {**_batch_topk(s), "levels": "mean", "level_weights": _shares(matryoshka.Config(s.d_in, s.d_sae))}
+
+
+def _shares(cfg: matryoshka.Config) -> tuple[float, ...]:
+    n_levels = len(matryoshka.widths(cfg))
+    return (1 / n_levels,) * n_levels
+
+
+def _level_weights(s: Sizes, asked: Options) -> Options:
+    """Return the weights of the levels for prefixes that are asked for."""
+    if "prefixes" not in asked:
+        return {}
+    given = asked["prefixes"]
+    cfg = matryoshka.Config(s.d_in, s.d_sae, prefixes=tuple(given) if isinstance(given, list) else given)
+    nesting.check_config(cfg)
+    return {"level_weights": _shares(cfg)}
 
 
 PRESETS = (
@@ -125,9 +139,9 @@ PRESETS = (
         (FIRST, DEAD, "errors are weighted by one over the number of levels and then averaged over them: twice"),
         (
             START, CASTS, MEDIAN, LATE,
-            "the shares of the levels have no default there; here they are the paper's: with prefixes= give "
-            "level_weights= too, one over their number each",
+            "the shares of the levels have no default there; here they are the paper's, or those of prefixes=",
         ),
+        _level_weights,
     ),
 )  # fmt: skip
 """What the git version of August 2025 trains."""

@@ -57,6 +57,8 @@ def _select(cfg: Any, how: str) -> Lines:
     if before:
         leak = "passes through it" if option(cfg, "selected_zero") == "passes" else "does not pass"
         lines.append(f"a 0 may be selected: it counts as having fired, and a slope {leak}")
+    elif option(cfg, "selected_zero") == "passes":
+        lines.append("a slope passes through what is selected, also where it is below 0 and ReLU makes it 0")
     return lines
 
 
@@ -203,10 +205,10 @@ def _auxk(cfg: Any, *, signed: bool = False) -> Lines:
     if not cfg.auxk:
         return []
     width = f"{cfg.k_aux}" if cfg.k_aux else "(d_in/2)"
-    ranked = "rank" if option(cfg, "select_by") == "contribution" and not signed else "pre"
-    ranked = f"|{ranked}|" if signed else ranked
+    ranked = "pre · ‖W_dec,j‖" if option(cfg, "select_by") == "contribution" else "pre"
+    by = f", by |{ranked}|" if signed else "" if ranked == "pre" else ", by rank"
     who = "dead latents" if option(cfg, "auxk_over") == "dead" else "latents that the row did not choose"
-    picked = f"Top{width}({ranked} of {who})"
+    picked = f"Top{width}(pre of {who}{by})"
     code = f"ReLU({picked})" if option(cfg, "auxk_relu") and not signed else picked
     error, y = "‖aux − e‖²", _target(cfg)
     spread = {"none": "", "residual_variance": "e", "input_variance": y}

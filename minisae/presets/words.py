@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from minisae.conventions import SWITCHES
+from minisae.conventions import SWITCHES, check_number
 from minisae.presets import Sizes, options, preset
 from minisae.presets.formula import formula, number
 from minisae.recipe import Recipe
@@ -29,7 +29,7 @@ def recipe_words(r: Recipe, *, unit: bool) -> list[str]:
     if r.sparsity_warmup:
         lines.append(f"λ · min(1, {_rise(r.sparsity_warmup, r.sparsity_warmup_begins)}) at step t = 0, 1, …")
     judged = ", this batch counted" if r.dead_judged == "with_batch" else ", before this batch"
-    fired = f"; it fired where f > {r.fired_above:g}" if r.fired_above else ""
+    fired = f"; it fired where |f| > {r.fired_above:g}" if r.fired_above else ""
     lines.append(f"a latent is dead after {r.dead_after:,} rows without firing{judged}{fired}")
     if r.resample != "none":
         late = ", from the first step on" if r.resample_when == "one_later" else ""
@@ -88,9 +88,11 @@ def describe(name: str, sizes: Sizes) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     InputError
-        If there is no preset of that name.
+        If there is no preset of that name, or a size is below 1.
     """
     chosen = preset(name)
+    for key in ("d_in", "d_sae", "steps", "batch_size"):
+        check_number(key, getattr(sizes, key), least=1, whole=True)
     cfg, recipe = settings(name, sizes)
     about: dict[str, Any] = {
         "preset": name, "source": chosen.source, "variant": chosen.variant, "sizes": sizes._asdict(),

@@ -17,6 +17,8 @@ and, where there is such a thing:
     units                            UNITS, where the units of an option or of state depend on the configuration
     FRACTIONAL_K                     k need not be whole
     at_step                          the configuration as it stands at a step, where it changes in training
+    MOVING                           options that ``at_step`` sets, and nobody else
+    check_asked                      refuse options that make no sense only if somebody asks for them
     sizes                            options that follow from the widths of what a row of data holds side by side
     row_width, split                 a row of data holds input and target: its width, and the two parts of rows
     skip                             what a reconstruction has of the input past the code

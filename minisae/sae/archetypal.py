@@ -152,7 +152,7 @@ def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, 
         points = k_means.centroids(sample, cfg.n_points, rng)  # (n_points, d_in)
     A = np.eye(cfg.d_sae, cfg.n_points)  # (d_sae, n_points)
     for row in A[cfg.n_points :]:  # a random share each: no two latents are the same
-        row[rng.choice(cfg.n_points, 2)] += rng.random(2)
+        row[rng.choice(cfg.n_points, min(2, cfg.n_points), replace=False)] = rng.random(2)[: cfg.n_points]
     A /= A.sum(axis=1, keepdims=True)
     D = A @ points  # (d_sae, d_in)
     norms = row_norms(D)[:, None]  # (d_sae, 1)

@@ -45,7 +45,7 @@ class Config(NamedTuple):
     d_sae: int
     """Number of latents."""
     splits: tuple[int, ...] = ()
-    """Columns at which the second and every further source begins."""
+    """Columns at which the second and every further source begins; several hooks of a cache imply them."""
     l1: float = 1.0
     """λ, in the units of the activations."""
     source_norms: str = "sum"
@@ -85,6 +85,10 @@ def check_config(cfg: Config) -> None:
     whole = isinstance(cfg.splits, tuple) and all(type(column) is int for column in cfg.splits)
     if not whole or not all(a < b for a, b in zip((0, *cfg.splits), (*cfg.splits, cfg.d_in), strict=True)):
         raise InputError(f"splits: expected ascending whole numbers between 0 and d_in = {cfg.d_in}, got {cfg.splits}")
+    if not cfg.splits:
+        raise InputError(
+            "splits: expected columns at which more sources begin: a crosscoder has two or more, got ()"
+        )
 
 
 def sizes(widths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def check_config(cfg: Config) -> None:
     for name in positive:
         if getattr(cfg, name) == 0:
             raise InputError(f"{name}: expected a number above 0, got {getattr(cfg, name)}")
-    if cfg.kernel not in KERNELS:
+    if cfg.kernel not in tuple(KERNELS):  # what came may have no hash
         raise InputError(f"kernel: expected one of {', '.join(KERNELS)}, got {cfg.kernel!r}")
 
 

@@ -41,7 +41,7 @@ Params = linear.Params
 
 
 class Config(NamedTuple):
-    """What the variant computes."""
+    """What the variant computes; AuxK is on by default, as in topk."""
 
     d_in: int
     """Activation width."""

@@ -26,6 +26,9 @@ SHARES = (1 / 32, 3 / 32, 7 / 32, 15 / 32)
 
 def check_config(cfg: Any) -> None:
     """Refuse prefixes that are not nested, and numbers that make no sense, in one line."""
+    for name in ("prefixes", "level_weights"):
+        if not isinstance(getattr(cfg, name), tuple):
+            raise InputError(f"{name}: expected a list of numbers, got {getattr(cfg, name)!r}")
     for width in cfg.prefixes:
         check_number("prefixes", width, least=1, most=cfg.d_sae, whole=True)
     if any(first >= then for first, then in zip(cfg.prefixes, cfg.prefixes[1:], strict=False)):

@@ -24,7 +24,7 @@ Examples
 [1.0, 1.0, 1.0, 0.8, 0.4, 0.2]
 """
 
-from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,8 @@ SHAPES = linear.SHAPES | {"l1_scale": ("d_sae",), "recent": ("queue",), "recent_
 UNITS = linear.UNITS
 STATE = ("l1_scale", "recent", "recent_next")
 """What stands beside the parameters and is not trained; :func:`after_step` moves it."""
+MOVING = ("at",)
+"""Options that training sets, and nobody else."""
 encode = rectified.encode
 decode = linear.reconstruct
 forward = rectified.forward
@@ -97,6 +99,13 @@ def check_config(cfg: Config) -> None:
         raise InputError(f"anneal_end: expected above anneal_start = {cfg.anneal_start}, got {cfg.anneal_end}")
 
 
+def check_asked(options: Mapping[str, Any]) -> None:
+    """Refuse options that are not to be asked for: those that training sets."""
+    for name in MOVING:
+        if options.get(name, 0) != 0:
+            raise InputError(f"{name}: training sets it, expected it left out, got {options[name]!r}")
+
+
 def units(cfg: Config) -> dict[str, float]:
     """Return the power of the activations' unit in parameters, state and options; the penalty has p, or 1 as a root."""
     if cfg.p_root:
@@ -124,15 +133,25 @@ def at_step(cfg: Config, *, step: int, steps: int, seed: int) -> Config:
     return cfg._replace(at=step, anneal_end=end)
 
 
-def _changes(cfg: Config) -> list[int]:
-    """Return the steps after which p takes each of its values; none while the end is not known."""
+def _passed(cfg: Config, step: int) -> int:
+    """Return how many of the ``p_count`` steps after which p takes a value lie before a step; 0 with no end known."""
+    if not cfg.anneal_end or step <= cfg.anneal_start:
+        return 0
     span, gaps = cfg.anneal_end - cfg.anneal_start, cfg.p_count - 1
-    return [cfg.anneal_start + span * i // gaps for i in range(cfg.p_count)] if cfg.anneal_end else []
+    return min(cfg.p_count, -((cfg.anneal_start - step) * gaps // span))
+
+
+def _next_change(cfg: Config, step: int) -> int | None:
+    """Return the first step, this one or later, after which p changes; ``None`` if it does not any more."""
+    i, gaps = max(1, _passed(cfg, step)), cfg.p_count - 1
+    if not cfg.anneal_end or i > gaps:
+        return None
+    return cfg.anneal_start + (cfg.anneal_end - cfg.anneal_start) * i // gaps
 
 
 def exponent(cfg: Config, step: int) -> float:
     """Return p at a step, counted from 0."""
-    passed = max(0, bisect_left(_changes(cfg), step) - 1)
+    passed = max(0, _passed(cfg, step) - 1)
     return cfg.p_start + (cfg.p_end - cfg.p_start) * passed / (cfg.p_count - 1)
 
 
@@ -159,13 +178,13 @@ def after_step(params: Params, out: Out, cfg: Config, *, step: int) -> None:
 
     Only the last ``queue`` steps before a change are looked at: what lies before would have left the queue by then.
     """
-    coming = [change for change in _changes(cfg)[1:] if change >= step]
-    if not coming or step <= cfg.anneal_start or coming[0] - step >= cfg.queue:
+    change = _next_change(cfg, step)
+    if change is None or step <= cfg.anneal_start or change - step >= cfg.queue:
         return
     recent, following, scale = (params[key] for key in ("recent", "recent_next", "l1_scale"))
-    for held, p in ((recent, exponent(cfg, step)), (following, exponent(cfg, coming[0] + 1))):
+    for held, p in ((recent, exponent(cfg, step)), (following, exponent(cfg, change + 1))):
         held[..., step % cfg.queue] = losses.lp(out.f, coefficient=1.0, p=p, root=cfg.p_root).value
-    if coming[0] == step:
+    if change == step:
         xp, old, new = namespace(scale), recent.sum(axis=-1), following.sum(axis=-1)  # () the last two
         ratio = xp.where((old > 0) & (new > 0), old / xp.where(new > 0, new, 1), 1)  # (), 1 if nothing was active
         scale *= ratio[..., None]

@@ -33,6 +33,7 @@ Params = transcoding.Params
 Out = transcoding.Out
 Cache = transcoding.Cache
 check_config = transcoding.check_config
+check_asked = transcoding.check_asked
 sizes = transcoding.sizes
 row_width = transcoding.row_width
 split = transcoding.split

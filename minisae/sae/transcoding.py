@@ -41,11 +41,11 @@ class Config(NamedTuple):
     d_sae: int
     """Number of latents."""
     d_out: int
-    """Width of the target."""
+    """Width of the target; two hooks of a cache imply it, an array of rows does not."""
     k: int = 0
     """0 for ReLU with the L1 penalty; else the active latents a row (TopK), and no penalty."""
     l1: float = 1.0
-    """λ with ReLU, in the units of the activations."""
+    """λ with ReLU, in the units of the activations; not to be given beside ``k``."""
     k_aux: int = 0
     """Dead latents a row in AuxK; 0 takes half of ``d_in``, and at most ``d_sae``."""
     auxk: float = 0.0
@@ -53,7 +53,8 @@ class Config(NamedTuple):
     relu: str = "after"
     """With TopK, ReLU ``"after"`` the selection, or ``"before"``: zeros can be selected, and count as having fired."""
     selected_zero: str = "blocked"
-    """``"passes"``, with ReLU before: a selected zero gets gradient (sparsify's encoder leaves ReLU's mask out)."""
+    """``"passes"``: a selected latent of value 0 gets gradient; with ReLU before a selected zero (sparsify's encoder
+    leaves ReLU's mask out), with ReLU after one that was selected below 0."""
     reduction: str = "sum"
     """Sum or mean of the squared error over ``d_out``."""
     mse_normaliser: str = "none"
@@ -83,6 +84,12 @@ def check_config(cfg: Any) -> None:
         raise InputError(f"k: expected at most d_sae = {cfg.d_sae}, got {cfg.k}")
     if cfg.auxk and not cfg.k:
         raise InputError(f"auxk: expected 0 without k (AuxK goes with TopK), got {cfg.auxk}")
+
+
+def check_asked(options: Mapping[str, Any]) -> None:
+    """Refuse a penalty where there is none: ``l1`` beside ``k``."""
+    if options.get("k") and "l1" in options:
+        raise InputError(f"l1: expected none beside k = {options['k']} (TopK has no penalty), got {options['l1']!r}")
 
 
 def sizes(widths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:

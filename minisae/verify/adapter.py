@@ -16,6 +16,10 @@ training and ``schedule``, for each step the ``lr``, the factor ``sparsity`` of 
 ``dead`` latents have been idle for ``dead_after`` rows at the first step. A function may be missing, may leave names
 out, and may raise ``NotImplementedError``: that is "not offered", and not counted.
 
+``KNOWN`` may say in which awkward cases a library is known to have other numbers, and why, by variant and case:
+``{"topk": {"ties": "torch takes any of equal entries"}}``. What fails there is reported as "known", with the reason,
+and does not count as a failure.
+
     # adapter.py, for  minisae verify run adapter.py --variant topk
     import torch
     from mylibrary import TopK
@@ -35,11 +39,13 @@ out, and may raise ``NotImplementedError``: that is "not offered", and not count
         return model(params, config).decode(torch.from_numpy(f)).detach().numpy()
 """
 
+import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 from minisae.errors import InputError
@@ -47,6 +53,8 @@ from minisae.sae import variant
 
 FUNCTIONS = ("encode", "decode", "forward", "loss", "grads", "step")
 NEEDED = FUNCTIONS[:2]
+SHIPPED = "minisae.verify.adapters."
+HINT = '; pip install "minisae[peers]" brings the libraries of the adapters here'
 
 
 class Adapter(NamedTuple):
@@ -58,6 +66,8 @@ class Adapter(NamedTuple):
     """Those of :data:`FUNCTIONS` that it has."""
     conventions: Mapping[str, Mapping[str, Any]]
     """By variant: its own options of config and recipe, and with ``preset`` the name of that from which they start."""
+    known: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """By variant and case: why the library is known to have other numbers there."""
 
 
 def load_adapter(where: str | Path | ModuleType) -> Adapter:
@@ -66,7 +76,7 @@ def load_adapter(where: str | Path | ModuleType) -> Adapter:
     Raises
     ------
     InputError
-        If it cannot be loaded, or has no ``encode`` or ``decode``.
+        If it cannot be loaded, has no ``encode`` or ``decode``, or says something else under CONVENTIONS or KNOWN.
     """
     name = where.__name__ if isinstance(where, ModuleType) else str(where)
     module = where if isinstance(where, ModuleType) else _loaded(name)
@@ -74,12 +84,21 @@ def load_adapter(where: str | Path | ModuleType) -> Adapter:
     missing = [key for key in NEEDED if key not in functions]
     if missing:
         raise InputError(f"{name}: expected functions encode and decode, found no {' and no '.join(missing)}")
-    conventions = getattr(module, "CONVENTIONS", {})
-    if not isinstance(conventions, Mapping) or not all(isinstance(own, Mapping) for own in conventions.values()):
-        raise InputError(f"{name}: expected CONVENTIONS to be a dict of options for each variant, got {conventions!r}")
-    for key in conventions:
-        variant(key)
-    return Adapter(name, functions, conventions)
+    conventions = _by_variant(module, "CONVENTIONS", "a dict of options", name)
+    known = _by_variant(module, "KNOWN", "a dict of cases and reasons", name)
+    return Adapter(name, functions, conventions, known)
+
+
+def _by_variant(module: ModuleType, key: str, what: str, name: str) -> Mapping[str, Mapping[str, Any]]:
+    found = getattr(module, key, {})
+    if not isinstance(found, Mapping) or not all(isinstance(own, Mapping) for own in found.values()):
+        raise InputError(f"{name}: expected {key} to be {what} for each variant, got {found!r}")
+    for own, options in found.items():
+        variant(own)
+        preset = options.get("preset", "")
+        if key == "CONVENTIONS" and not isinstance(preset, str):
+            raise InputError(f"{name}: expected the preset of {own} to be a name, got {preset!r}")
+    return found
 
 
 def _loaded(name: str) -> ModuleType:
@@ -87,20 +106,24 @@ def _loaded(name: str) -> ModuleType:
     if path.suffix == ".py" and not path.is_file():
         raise InputError(f"{name}: no such file")
     try:
+        if path.is_dir():
+            raise InputError(f"{name}: expected a Python file or the dotted name of a module, got a folder")
         if not path.is_file():
             return importlib.import_module(name)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         if spec is None or spec.loader is None:
             raise InputError(f"{name}: expected a Python file with the ending .py")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:  # whatever a foreign file may do wrong
-        raise InputError(f"{name}: could not be loaded: {said(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a foreign file may do wrong
+        hint = HINT if isinstance(error, ImportError) and name.startswith(SHIPPED) else ""
+        raise InputError(f"{name}: could not be loaded: {said(error)}{hint}") from error
     return module
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """Return an error's kind and message on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,19 +3,22 @@
 :mod:`minisae.verify.adapter` says what it has to offer and shows an example, :mod:`minisae.verify.adapters` has four.
 """
 
+import contextlib
 import copy
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.sae import variant
 from minisae.verify.adapter import NEEDED, Adapter, load_adapter, said
 from minisae.verify.cases import STEPS, Case, cases, split_rows
 from minisae.verify.detective import explain
 from minisae.verify.reference import Arrays, batch, live_config, results, schedule
-from minisae.verify.report import Report, Row, compared, table
+from minisae.verify.report import Report, Row, compared, excused, table
 
 __all__ = ["TOLERANCES", "Adapter", "Report", "Row", "check", "load_adapter", "table"]
 
@@ -55,6 +58,8 @@ def check(
     """
     if dtype not in TOLERANCES:
         raise InputError(f"dtype: expected one of {', '.join(TOLERANCES)}, got {dtype!r}")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, least=0)
     tolerances = dict.fromkeys(TOLERANCES[dtype], tolerance) if tolerance is not None else TOLERANCES[dtype]
     rows: list[Row] = []
     failed: list[Case] = []
@@ -63,11 +68,21 @@ def check(
         reference = results(one)
         candidate, errors = offered(adapter, one, np.dtype(dtype), reference)
         found = compared(one.name, reference, candidate, errors, tolerances)
+        found = excused(found, adapter.known.get(name, {}).get(one.name))
         rows += found
-        if any(row.verdict == "FAIL" for row in found) and candidate:
+        if any(row.verdict == "FAIL" and row.numbers for row in found):
             failed.append(one)
-            numbers.append(candidate)
-    return Report(adapter.name, name, dtype, tuple(rows), explained(failed, numbers))
+            numbers.append(usable(candidate, reference))
+    explanation = explained(failed, numbers)
+    if not failed and any(row.verdict == "FAIL" for row in rows):
+        explanation = "what failed gave no numbers that could be explained: see the notes"
+    return Report(adapter.name, name, dtype, tuple(rows), explanation)
+
+
+def usable(candidate: Arrays, reference: Arrays) -> Arrays:
+    """Return what of a candidate's arrays has a name, a shape and a kind of number that the reference knows."""
+    shapes = {key: a.shape for key, a in reference.items()} | {"loss/total": ()}
+    return {key: a for key, a in candidate.items() if a.shape == shapes.get(key) and a.dtype.kind in "biuf"}
 
 
 def explained(failed: list[Case], numbers: list[Arrays]) -> str:
@@ -128,11 +143,12 @@ def offered(adapter: Adapter, case: Case, dtype: np.dtype[Any], reference: Array
         if function not in adapter.functions:
             continue
         try:
-            result = adapter.functions[function](*copy.deepcopy((params, *arguments)))
+            with contextlib.redirect_stdout(sys.stderr):  # what it prints is not part of a report
+                result = adapter.functions[function](*copy.deepcopy((params, *arguments)))
             named = {place: result} if function in NEEDED else {f"{place}/{key}": a for key, a in result.items()}
             found |= {key.removeprefix("/"): np.asarray(a) for key, a in named.items()}
         except NotImplementedError:
             continue
-        except Exception as error:  # whatever a foreign function may do wrong
+        except (Exception, SystemExit) as error:  # whatever a foreign function may do wrong
             errors[place] = f"{function} raised {said(error)}"
     return found, errors

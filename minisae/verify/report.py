@@ -1,5 +1,6 @@
 """What a comparison with the reference came to: a row for each quantity, and a table for people."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -24,9 +25,14 @@ class Row(NamedTuple):
     tolerance: float
     """What the relative error may be."""
     verdict: str
-    """``"ok"``, ``"FAIL"`` or ``"not offered"``."""
+    """``"ok"``, ``"FAIL"``, ``"not offered"``, or ``"known"``: apart, as the adapter says of this case."""
     note: str
     """What else is to be said."""
+
+    @property
+    def numbers(self) -> bool:
+        """Whether the candidate gave numbers of the right shape, finite or not."""
+        return self.absolute is not None or self.note.endswith("not finite")
 
 
 class Report(NamedTuple):
@@ -48,9 +54,9 @@ class Report(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether something was compared, and nothing failed."""
+        """Whether something was compared, and nothing failed but what is known to."""
         verdicts = {row.verdict for row in self.rows}
-        return "ok" in verdicts and "FAIL" not in verdicts
+        return bool(verdicts & {"ok", "known"}) and "FAIL" not in verdicts
 
 
 def compared(
@@ -103,6 +109,13 @@ def _row(
     return row._replace(absolute=absolute, relative=relative, verdict="ok" if good else "FAIL", note=note)
 
 
+def excused(rows: list[Row], reason: str | None) -> list[Row]:
+    """Return the rows of a case, those that failed as known where there is a ``reason`` for it."""
+    if reason is None:
+        return rows
+    return [row._replace(verdict="known", note=f"known: {reason}") if row.verdict == "FAIL" else row for row in rows]
+
+
 def worst(rows: Iterable[Row]) -> list[Row]:
     """Return for each quantity and slope the worst of its rows over all cases: what failed, by the largest error."""
     order = {"FAIL": 0, "ok": 1, "not offered": 2}
@@ -120,7 +133,7 @@ def worst(rows: Iterable[Row]) -> list[Row]:
 
 def table(report: Report) -> str:
     """Return a report for people: the worst row of each quantity, what was not offered, and the verdict."""
-    rows = worst(report.rows)
+    rows = worst(row for row in report.rows if row.verdict != "known")
     shown = [row for row in rows if row.verdict != "not offered"]
     head = ("quantity", "slope on", "absolute", "relative", "tolerance", "verdict", "worst case")
     cells = [head] + [
@@ -132,11 +145,21 @@ def table(report: Report) -> str:
     lines = [lines[0], *(f"{line}  {row.note}".rstrip() for line, row in zip(lines[1:], shown, strict=True))]
     missing = dict.fromkeys(_in_short(row) for row in rows if row.verdict == "not offered")
     lines += [f"not offered: {', '.join(missing)}"] if missing else []
-    failed = sum(row.verdict == "FAIL" for row in report.rows)
-    counts = f"{sum(row.verdict == 'ok' for row in report.rows)} comparisons agree, {failed} do not"
+    lines += _known([row for row in report.rows if row.verdict == "known"])
+    number = Counter(row.verdict for row in report.rows)
+    counts = f"{number['ok']} comparisons agree, {number['FAIL']} do not"
+    counts += f", {number['known']} are known to differ" if number["known"] else ""
     lines += ["", f"{report.adapter}: {report.variant}, {report.dtype}: {counts}"]
     lines += [report.explanation] if report.explanation else []
     return "\n".join(lines)
+
+
+def _known(rows: list[Row]) -> list[str]:
+    """Return a line for each case in which an adapter says that its library is apart: the reason, and in what."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        found.setdefault((row.case, row.note), {})[_in_short(row)] = None
+    return [f"{note} ({case}: {', '.join(names)})" for (case, note), names in found.items()]
 
 
 def _in_short(row: Row) -> str:

@@ -103,7 +103,7 @@ def test_thresholds_that_differ_are_refused(tmp_path):
     sae, _ = make(*next(p.values for p in CASES if p.values[0] == "batch_topk"))
     sae.params["threshold"][3] += 1
     sae._replace(cfg=sae.cfg._replace(k=3)).save(tmp_path / "a")
-    with pytest.raises(InputError, match="cannot hold thresholds of a batch_topk that differ"):
+    with pytest.raises(InputError, match="cannot hold thresholds that differ"):
         convert(tmp_path / "a", tmp_path / "b", to="dictionary_learning")
 
 
@@ -148,5 +148,5 @@ def test_the_command(tmp_path, capsys):
     assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-6)
     words = ["convert", str(tmp_path / "a"), str(tmp_path / "c"), "--to", "sparsify"]
     assert cli.main(words) == 2
-    assert capsys.readouterr().err == "minisae: sparsify: cannot hold a relu; nothing was written\n"
+    assert capsys.readouterr().err == "minisae: sparsify: cannot hold variant relu; nothing was written\n"
     assert (13, len(x)) == (F, N)

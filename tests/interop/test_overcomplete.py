@@ -99,6 +99,52 @@ def test_tied_encoders_and_those_without_a_bias(bias, tied, tmp_path):
     same(sae, x, f, f @ dictionary(a))
 
 
+def archetypal(a, **more):
+    """Points, weights whose rows sum to 1 (one row of zeros, as overcomplete starts what it has no point for)."""
+    rng = np.random.default_rng(3)
+    W, C = rng.random((F, 5)).astype(np.float32), rng.standard_normal((5, D)).astype(np.float32)
+    W /= W.sum(axis=1, keepdims=True)
+    W[-1] = 0
+    relax = 0.4 * rng.standard_normal((F, D)).astype(np.float32)
+    return {
+        "encoder.final_block.0.weight": a["W_enc"].T, "encoder.final_block.0.bias": a["b_enc"],
+        "dictionary.W": W, "dictionary.C": C, "dictionary.Relax": relax,
+        "dictionary.multiplier": np.array(MULTIPLIER), **more,
+    }  # fmt: skip
+
+
+def test_an_archetypal_dictionary_becomes_w_dec_of_a_topk(tmp_path):
+    a, x = arrays(), rows()
+    state = archetypal(a)
+    W, C, relax = (state[f"dictionary.{key}"] for key in ("W", "C", "Relax"))
+    atoms, f = (W @ C + relax) * np.exp(MULTIPLIER), top_k(x @ a["W_enc"] + a["b_enc"], K)
+    path = write_state(tmp_path / "x.pt", state)
+    sae = minisae.load(path, options={"k": K})
+    same(sae, x, f, f @ atoms)
+    assert (sae.variant, sae.cfg.decoder, sae.cfg.subtract_b_dec) == ("topk", "free", False)
+    assert "an archetypal dictionary was folded into W_dec" in sae.metadata["notes"]
+    short = relax * np.minimum(0.2 / np.linalg.norm(relax, axis=1, keepdims=True), 1)
+    clipped = minisae.load(path, options={"k": K, "delta": 0.2})
+    same(clipped, x, f, f @ ((W @ C + short) * np.exp(MULTIPLIER)))
+    between = write_state(tmp_path / "between.pt", state | {"dictionary.W": 3 * W - (W == 0)})
+    same(minisae.load(between, options={"k": K, "delta": 0.2}), x, f, f @ ((W @ C + short) * np.exp(MULTIPLIER)))
+    jump = minisae.load(write_state(tmp_path / "jump.pt", archetypal(a, thresholds=np.log(a["threshold"]))))
+    code = relu(x @ a["W_enc"] + a["b_enc"])
+    same(jump, x, code * (code >= a["threshold"]), code * (code >= a["threshold"]) @ atoms)
+    wrong = [
+        (between, {"k": K}, "expected the option delta: the dictionary was saved before it was projected"),
+        (path, {}, "expected a whole number above 0 for k"),
+        (path, {"k": K, "variant": "relu"}, "^variant: expected topk for an archetypal dictionary, got 'relu'$"),
+        (path, {"k": K, "normalization": "l2"}, "^normalization: expected none, an archetypal"),
+        (write_state(tmp_path / "y.pt", state_of(a)), {"variant": "relu", "delta": 1}, "^delta: expected none"),
+        (write_state(tmp_path / "z.pt", archetypal(a, Q=a["b_enc"])), {"k": K}, "got Q too"),
+        (write_state(tmp_path / "w.pt", state | {"dictionary.C": C[1:]}), {"k": K}, "to be float matrices of W C"),
+    ]
+    for where, options, line in wrong:
+        with pytest.raises(InputError, match=line):
+            minisae.load(where, options=options)
+
+
 def test_other_encoders_are_refused(tmp_path):
     for key in ("Q", "encoder.final_block.1.weight", "dictionary.Relax"):
         path = write_state(tmp_path / "x.pt", state_of(arrays(), **{key: np.zeros(3, np.float32)}))

@@ -83,6 +83,72 @@ def test_a_variant_that_saelens_does_not_have(tmp_path, monkeypatch):
         minisae.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "variant", "own"),
+    [
+        ({"k": 2}, "topk", {"k": 2}),
+        ({"apply_b_dec_to_input": False}, "topk", {"k": 3, "subtract_b_dec": False}),
+        ({"architecture": "standard"}, "relu", {"subtract_b_dec": True}),
+    ],
+)
+def test_fields_that_were_changed_since_count(change, variant, own, tmp_path):
+    """SAELens keeps ``metadata`` as it saves; what its own fields say now is what it computes, and what we do."""
+    sae, x = make("topk", Case({"k": 3}))
+    sae.save(tmp_path)
+    fields = json.loads((tmp_path / "cfg.json").read_text()) | change
+    (tmp_path / "cfg.json").write_text(json.dumps(fields))
+    again = minisae.load(tmp_path)
+    assert again.variant == variant
+    assert {key: getattr(again.cfg, key) for key in own} == own
+    arrays = safetensors.numpy.load_file(tmp_path / "sae_weights.safetensors")
+    f, x_hat = saelens_twin(variant, fields, arrays, x)
+    np.testing.assert_allclose(again.encode(x), f, atol=1e-6)
+    np.testing.assert_allclose(again.reconstruct(x), x_hat, atol=1e-6)
+    [note] = again.metadata["notes"]
+    [(key, value)] = change.items()
+    assert note.startswith("cfg.json was changed after it was written")
+    assert f"{key} is {value!r}, not " in note
+    again.save(tmp_path / "again")
+    assert minisae.load(tmp_path / "again").metadata == again.metadata
+
+
+def test_decoder_norms_that_rank_since_are_folded(tmp_path):
+    sae, x = make("topk", Case({"k": 3}))
+    sae.save(tmp_path)
+    fields = json.loads((tmp_path / "cfg.json").read_text()) | {"rescale_acts_by_decoder_norm": True}
+    (tmp_path / "cfg.json").write_text(json.dumps(fields))
+    again = minisae.load(tmp_path)
+    norms = np.linalg.norm(sae.params["W_dec"], axis=1)
+    pre = ((x - sae.params["b_dec"]) @ sae.params["W_enc"] + sae.params["b_enc"]) * norms
+    kept = pre >= np.sort(pre, axis=1)[:, -3:-2]
+    np.testing.assert_allclose(again.encode(x), np.maximum(pre * kept, 0), atol=1e-5)
+    assert [note.split(":")[0][:8] for note in again.metadata["notes"]] == ["cfg.json", "decoder "]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "change", "line"),
+    [
+        (
+            "topk",
+            {"k": 3},
+            {"d_in": 99},
+            r"cfg.json: expected fields that agree with [^\n]*; d_in is 99, not 5 as there$",
+        ),
+        ("topk", {"k": 3}, {"k": "many"}, "cfg.json: expected a number for k, got a str$"),
+        ("topk", {"k": 3}, {"normalize_activations": "covariance_whitening"}, "is not folded; SAELens can$"),
+        ("tied", {}, {"d_in": 99}, r"cfg.json: expected fields that agree with metadata.minisae; d_in is 99, not 5 "),
+        ("tied", {}, {"architecture": "spline"}, "cfg.json: expected architecture [^\n]*; got 'spline'$"),
+    ],
+)
+def test_contradictions_are_one_line(name, options, change, line, tmp_path):
+    make(name, Case(options))[0].save(tmp_path)
+    fields = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(fields | change))
+    with pytest.raises(InputError, match=line) as caught:
+        minisae.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_other_architectures_and_whitening_are_refused(tmp_path):
     make("topk", Case({"k": 3}))[0].save(tmp_path)
     fields = json.loads((tmp_path / "cfg.json").read_text())

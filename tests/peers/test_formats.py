@@ -105,6 +105,28 @@ def test_sparsify_saves_and_loads(options, tmp_path):
 COUNTED = {"TopKSAE": {"top_k": K}, "MpSAE": {"k": K}}
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+@pytest.mark.parametrize("name", ["RATopKSAE", "RAJumpSAE"])
+def test_overcomplete_saves_archetypal_ones(name, evaluated, tmp_path):
+    """After ``eval()``, which projects the dictionary and fuses it, and before, with δ said."""
+    pytest.importorskip("einops", reason="overcomplete is not installed (extra peers)")
+    without_pictures("overcomplete")
+    peer = pytest.importorskip("overcomplete.sae")
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(5, D, generator=generator)
+    theirs, x = getattr(peer, name)(D, F, points, delta=0.3, **COUNTED.get(name[2:], {})), rows()
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=generator)
+    if evaluated:
+        theirs.eval()
+    torch.save(theirs.state_dict(), tmp_path / "x.pt")
+    theirs.eval()
+    options = ({} if "Jump" in name else {"k": K}) | ({} if evaluated else {"delta": 0.3})
+    _, f, x_hat = theirs(torch.from_numpy(x))
+    compare(minisae.load(tmp_path / "x.pt", options=options), x, f, x_hat)
+
+
 @pytest.mark.parametrize("name", ["SAE", "TopKSAE", "JumpSAE", "MpSAE"])
 def test_overcomplete_saves(name, tmp_path):
     pytest.importorskip("einops", reason="overcomplete is not installed (extra peers)")

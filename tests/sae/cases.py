@@ -99,15 +99,19 @@ def switches(name):
     return {field: SWITCHES[field].values for field in VARIANTS[name].Config._fields if field in SWITCHES}
 
 
-def every_combination():
-    """Parameters ``(name, options)``: cases of each variant under combinations of all its switches."""
-    found = []
+def every_combination(more=None):
+    """Parameters ``(name, options)``: cases of each variant under combinations of all its switches.
+
+    ``more`` has further names with values: they are combined as the switches are, and follow as parameters.
+    """
+    found, more = [], more or {}
     for name in VARIANTS:
         cases = cases_of(name)
-        for chosen in covering({"case": tuple(cases), **switches(name)}, STRENGTH):
-            values = {field: value for field, value in chosen.items() if field != "case"}
+        for chosen in covering({"case": tuple(cases), **switches(name), **more}, STRENGTH):
+            values = {field: value for field, value in chosen.items() if field != "case" and field not in more}
             label = "-".join(map(str, chosen.values()))
-            found.append(pytest.param(name, cases[chosen["case"]].options | values, id=f"{name}-{label}"))
+            beside = [chosen[field] for field in more]
+            found.append(pytest.param(name, cases[chosen["case"]].options | values, *beside, id=f"{name}-{label}"))
     return found
 
 

@@ -84,12 +84,13 @@ def test_the_dictionary_stays_near_the_convex_hull(d_sae, d_in, candidates, delt
 
 
 def test_the_start():
-    """Latents are centroids, then middles of two; each answers with 1 to its own row of the dictionary."""
+    """Latents are centroids, then between two; each answers with 1 to its own row of the dictionary."""
     rng = np.random.default_rng(0)
     cfg = archetypal.Config(5, 13, k=2, candidates=7)
     params = archetypal.init(cfg, rng, sample=rng.standard_normal((97, 5)) + 3, dtype=np.float64)
     np.testing.assert_array_equal(params["W_dec"][:7], params["points"])
-    assert ((params["A"] == 0.5).sum(axis=1)[7:] == 2).all()
+    assert ((params["A"] > 0).sum(axis=1)[7:] == 2).all()
+    assert len(np.unique(params["W_dec"].round(9), axis=0)) == 13
     np.testing.assert_allclose(params["A"].sum(axis=1), 1)
     np.testing.assert_allclose(np.einsum("ij,ji->i", params["W_dec"], params["W_enc"]), 1)
     assert archetypal.Config(5, 13).n_points == 13

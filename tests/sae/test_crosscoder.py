@@ -19,7 +19,7 @@ from tests.sae.cases import Case
 CASES = {
     "paper": Case({"l1": 0.7, "splits": (1,)}, {"sparsity_warmup": 3}),
     "joint": Case({"l1": 0.4, "splits": (1,), "source_norms": "joint", "decoder": "unit"}),
-    "one source": Case({"l1": 0.1, "subtract_b_dec": True, "reduction": "mean"}),
+    "others": Case({"l1": 0.1, "splits": (2,), "subtract_b_dec": True, "reduction": "mean"}),
 }
 
 
@@ -50,7 +50,7 @@ def test_by_hand():
 
 
 @given(
-    widths=st.lists(st.integers(1, 4), min_size=1, max_size=4), d_sae=st.integers(1, 7), seed=st.integers(0, 99),
+    widths=st.lists(st.integers(1, 4), min_size=2, max_size=4), d_sae=st.integers(1, 7), seed=st.integers(0, 99),
     norms=st.sampled_from(("sum", "joint")),
 )  # fmt: skip
 def test_gradients_for_any_number_of_sources(widths, d_sae, seed, norms):
@@ -85,7 +85,8 @@ def test_widths_of_the_sources_say_where_they_begin():
     options = {"steps": 1, "l1": 0.1}
     assert job((5, 3, 7), variant="crosscoder", d_sae=11, options=options).cfg.splits == (5, 8)
     assert job((5, 3, 7), variant="crosscoder", d_sae=11, options=options | {"splits": [8]}).cfg.splits == (8,)
-    assert job(15, variant="crosscoder", d_sae=11, options=options).cfg == crosscoder.Config(15, 11, (), 0.1)
+    with pytest.raises(InputError, match=r"^splits: expected columns .*: a crosscoder has two or more, got \(\)$"):
+        job(15, variant="crosscoder", d_sae=11, options=options)
 
 
 @pytest.mark.parametrize("splits", [(0,), (5,), (3, 3), (4, 2), (1.5,), (True,), "3", 3])

@@ -344,6 +344,7 @@ def test_options_of_a_saelens_training_checkpoint():
         ({"bandwidth": 0}, "bandwidth: expected a number above 0, got 0"),
         ({"target": -1.0}, "target: expected a number of at least 0, got -1.0"),
         ({"kernel": "box"}, f"kernel: expected one of {', '.join(KERNELS)}, got 'box'"),
+        ({"kernel": {}}, f"kernel: expected one of {', '.join(KERNELS)}, got {{}}"),
         ({"penalty": "l2"}, "penalty: expected one of l0, tanh, target_l0, l1, got 'l2'"),
         ({"threshold_as": "log", "first_threshold": 0.0}, "first_threshold: expected a number above 0, got 0.0"),
     ],

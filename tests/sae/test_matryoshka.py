@@ -145,6 +145,8 @@ def test_distribution_of_drawn_prefixes():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        *(({"prefixes": no}, f"prefixes: expected a list of numbers, got {no}") for no in (12, None, 2.5, True, {})),
+        ({"level_weights": {}}, "level_weights: expected a list of numbers, got {}"),
         ({"prefixes": (3, 3)}, "prefixes: expected widths that rise, got 3, 3"),
         ({"prefixes": (0, 3)}, "prefixes: expected a whole number of at least 1 and at most 13, got 0"),
         ({"prefixes": (14,)}, "prefixes: expected a whole number of at least 1 and at most 13, got 14"),

@@ -4,7 +4,10 @@ import doctest
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import minisae
 from minisae import losses
 from minisae.errors import InputError
 from minisae.recipe import Recipe
@@ -174,6 +177,35 @@ def test_bad_configuration_is_one_line(change, line):
     with pytest.raises(InputError) as caught:
         p_anneal.check_config(p_anneal.Config(5, 11)._replace(**change))
     assert str(caught.value) == line
+
+
+@given(st.integers(0, 20), st.integers(1, 40), st.integers(2, 60))
+def test_where_p_changes(begin, span, count):
+    """What the divisions find is what a list of all changes says."""
+    cfg = p_anneal.Config(5, 11, anneal_start=begin, anneal_end=begin + span, p_count=count)
+    changes = [begin + span * i // (count - 1) for i in range(count)]
+    for number in range(begin + span + 3):
+        passed = max(0, sum(change < number for change in changes) - 1)
+        assert p_anneal.exponent(cfg, number) == cfg.p_start + (cfg.p_end - cfg.p_start) * passed / (count - 1)
+        assert p_anneal._next_change(cfg, number) == min((c for c in changes[1:] if c >= number), default=None)
+
+
+def test_many_values_of_p_cost_nothing():
+    own = {"p_count": 10**9, "log_every": 1}
+    sae = minisae.train(rows().astype(np.float32), variant="p_anneal", d_sae=11, steps=5, batch_size=31, options=own)
+    assert np.isfinite(sae.params["l1_scale"]).all()
+
+
+def test_what_training_sets_is_not_to_be_asked_for(tmp_path):
+    x, asked = rows().astype(np.float32), {"variant": "p_anneal", "d_sae": 11, "steps": 5, "batch_size": 31}
+    with pytest.raises(InputError, match=r"^at: training sets it, expected it left out, got 5$"):
+        minisae.train(x, **asked, options={"at": 5})
+    whole = minisae.train(x, **asked, options={"at": 0})
+    stop = iter([False] * 3 + [True])
+    minisae.train(x, **asked, out=tmp_path / "run", stop=lambda: next(stop))
+    again = minisae.train(x, **asked, out=tmp_path / "run", resume=True)
+    assert minisae.load(tmp_path / "run").cfg == again.cfg == whole.cfg
+    np.testing.assert_array_equal(again.params["W_dec"], whole.params["W_dec"])
 
 
 def test_an_annealing_behind_the_end_is_one_line():

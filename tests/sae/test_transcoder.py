@@ -138,6 +138,27 @@ def test_widths_say_what_the_target_is():
             job(8, variant="transcoder", d_sae=11, options=options | bad)
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_a_penalty_is_not_to_be_given_beside_k(name):
+    options = {"steps": 1, "d_out": 3, "k": 2}
+    assert job(8, variant=name, d_sae=11, options=options).cfg.k == 2
+    assert job(8, variant=name, d_sae=11, options=options | {"k": 0, "l1": 0.1}).cfg.l1 == 0.1
+    with pytest.raises(InputError, match=r"^l1: expected none beside k = 2 \(TopK has no penalty\), got 0\.1$"):
+        job(8, variant=name, d_sae=11, options=options | {"l1": 0.1})
+
+
+@pytest.mark.parametrize(("relu", "expected"), [("after", [1, 1, 0, 0]), ("before", [1, 1, 0, 0])])
+def test_a_selected_zero_passes_a_slope_with_relu_on_either_side(relu, expected):
+    """Of −1, 2, −3 and −4 two are selected: 2, and −1 or the first of three zeros."""
+    cfg = transcoder.Config(4, 4, 4, k=2, relu=relu, selected_zero="passes")
+    params = {"W_enc": np.eye(4), "b_enc": np.zeros(4), "W_dec": np.eye(4), "b_dec": np.zeros(4)}
+    for zero, b_enc in (("passes", expected), ("blocked", [0, 1, 0, 0])):
+        own = cfg._replace(selected_zero=zero)
+        _, cache = transcoder.forward(params, np.array([[-1.0, 2.0, -3.0, -4.0]]), own)
+        grads = transcoder.backward(params, cache, own, {"x_hat": np.ones((1, 4))})
+        np.testing.assert_array_equal(grads["b_enc"], b_enc)
+
+
 def test_data_of_another_width_is_refused():
     with pytest.raises(InputError, match=r"^d_in: the data has width 7, the configuration says 8$"):
         start(ArraySource(np.ones((5, 7), np.float32)), "transcoder", transcoder.Config(5, 11, 3), Recipe(steps=1))

@@ -1,7 +1,10 @@
 """The harness passes the reference itself, finds what is wrong in another, and says so in rows, JSON and status."""
 
+import ast
 import json
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from minisae.ops import dense
 from minisae.recipe import Recipe
 from minisae.sae import VARIANTS
 from minisae.train import start, step
-from minisae.verify.adapter import Adapter, load_adapter
+from minisae.verify import adapters
+from minisae.verify.adapter import NEEDED, Adapter, load_adapter
 from minisae.verify.harness import TOLERANCES, check
 
 
@@ -78,6 +82,14 @@ def adapter(conventions=None, **changed):
     return Adapter("ours", functions, conventions or {})
 
 
+def test_what_ships_as_an_adapter_is_one():
+    folder = Path(adapters.__file__).parent
+    public = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("[a-z]*.py")}
+    assert public.keys() == {"dictionary_learning", "overcomplete", "saelens", "sparsify"}
+    for text in public.values():
+        assert {node.name for node in ast.parse(text).body if hasattr(node, "name")} >= set(NEEDED)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_library_passes_in_its_fast_form_and_in_both_dtypes(name, dtype):
@@ -112,7 +124,7 @@ def test_a_known_deviation_is_named():
 
 
 def test_no_explanation_is_made_up():
-    report = check(adapter(encode=lambda params, x, config: ours_encode(params, x, config) + x.sum() ** 2), "topk")
+    report = check(adapter(encode=lambda params, x, config: ours_encode(params, x, config) + x.sum() ** 2), "relu")
     assert report.explanation.startswith("no known difference of convention")
 
 
@@ -152,7 +164,7 @@ def test_a_total_stands_for_the_terms():
     report = check(adapter(loss=lambda *given: {"total": sum(ours_loss(*given).values())}), "gated")
     assert report.ok
     assert {row.quantity: row.verdict for row in report.rows}["loss/total"] == "ok"
-    wrong = adapter(loss=lambda *given: {"total": sum(ours_loss(*given).values()) + 1e-6})
+    wrong = adapter(loss=lambda *given: {"total": sum(ours_loss(*given).values()) + 1e-6}, grads=None, step=None)
     assert not check(wrong, "gated", case="base").ok
     assert check(wrong, "gated", case="base", tolerance=1e-5).ok
 
@@ -226,6 +238,35 @@ def test_the_command_line(tmp_path, capsys):
     assert {file.name for file in (tmp_path / "v").iterdir()} == {"tied.json", "tied.safetensors"}
 
 
+NORMED = """
+
+def forward(params, x, config):
+    norms = np.linalg.norm(params["W_dec"], axis=1)
+    return {"f": encode(params, x, config) * norms / norms}
+"""
+
+
+def test_what_an_adapter_declares_as_known_is_no_failure(tmp_path, capsys):
+    path = tmp_path / "adapter.py"
+    command = ["verify", "run", str(path), "--variant", "relu"]
+    path.write_text(GOOD + NORMED)
+    with np.errstate(all="ignore"):
+        assert cli.main(command) == 1
+        assert capsys.readouterr().out.endswith("\nyour numbers are not finite where a decoder row is zero\n")
+        path.write_text(GOOD + NORMED + 'KNOWN = {"relu": {"zero decoder row": "0 divided by 0"}}')
+        assert cli.main(command) == 0
+        shown = capsys.readouterr().out
+        assert "\nknown: 0 divided by 0 (zero decoder row: f)\n" in shown
+        assert shown.endswith("0 do not, 1 are known to differ\n")
+        assert cli.main([*command, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [(row["case"], row["note"]) for row in found["rows"] if row["verdict"] == "known"] == [
+            ("zero decoder row", "known: 0 divided by 0")
+        ]
+        path.write_text(GOOD + NORMED + 'KNOWN = {"relu": {"ties": "0 divided by 0"}}')
+        assert cli.main(command) == 1  # it fails in another case
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -234,6 +275,7 @@ def test_the_command_line(tmp_path, capsys):
         ("x = (", "could not be loaded: SyntaxError: '(' was never closed"),
         ("def encode(): ...", "expected functions encode and decode, found no decode"),
         (GOOD + "CONVENTIONS = {'mean': 1}", "expected CONVENTIONS to be a dict of options for each variant"),
+        (GOOD + "KNOWN = {'relu': 'ties'}", "expected KNOWN to be a dict of cases and reasons for each variant"),
     ],
 )
 def test_a_bad_adapter_is_one_line(tmp_path, capsys, text, message):
@@ -245,13 +287,18 @@ def test_a_bad_adapter_is_one_line(tmp_path, capsys, text, message):
     assert line.startswith(f"minisae: {path}: {message}")
 
 
-def test_adapters_are_files_modules_and_names_of_modules():
+def test_adapters_are_files_modules_and_names_of_modules(monkeypatch):
     module = types.ModuleType("mine")
     module.encode = module.decode = lambda *given: None
     assert load_adapter(module).functions.keys() == {"encode", "decode"}
     assert load_adapter("tests.verify.good_adapter").name == "tests.verify.good_adapter"
     with pytest.raises(InputError, match=r"^no\.such\.module: could not be loaded: ModuleNotFoundError"):
         load_adapter("no.such.module")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sae_lens", None)  # as if it were not installed
+        patch.delitem(sys.modules, "minisae.verify.adapters.saelens", raising=False)
+        with pytest.raises(InputError, match=r'^minisae\.verify.*; pip install "minisae\[peers\]"'):
+            load_adapter("minisae.verify.adapters.saelens")
     module.CONVENTIONS = {"spline": {}}
     with pytest.raises(InputError, match=r"^variant: expected one of relu, .*, got 'spline'$"):
         load_adapter(module)

@@ -1,8 +1,7 @@
 """dictionary_learning through its trainers, which also take the training steps. Made for 0.1.0 and the git of 2025-08.
 
 Its TopK trainer sets ``b_dec`` on its step 0; here training begins with its step 1, at the ``b_dec`` that is given. Its
-AuxK is computed in float32: compare with a tolerance of 1e-6. A zero decoder row becomes NaN where it is divided by its
-norm without an ε (the trainers of relu and gated).
+AuxK is computed in float32: compare with a tolerance of 1e-6.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minisae.verify.adapters.autograd import (
+from minisae.verify.adapters._autograd import (
     Arrays,
     Places,
     fill,
@@ -28,6 +27,8 @@ from dictionary_learning.trainers.standard import StandardTrainer  # noqa: E402
 from dictionary_learning.trainers.top_k import TopKTrainer  # noqa: E402
 
 CONVENTIONS = {name: {"preset": f"dictionary_learning-2025-08/{name}"} for name in ("relu", "gated", "topk")}
+ZERO_ROW = {"zero decoder row": "NaN in training, for decoder rows are divided by their norms without an ε"}
+KNOWN = {"relu": ZERO_ROW, "gated": ZERO_ROW, "topk": {"ties": "torch takes any of equal entries"}}
 PLACES = {
     "relu": {"b_enc": "encoder.bias", "b_dec": "bias"},
     "gated": {"b_enc": "gate_bias", "b_dec": "decoder_bias", "r_mag": "r_mag", "b_mag": "mag_bias"},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from minisae.verify.adapters.autograd import Arrays, Places, fill, gradients, numbers, probed, tensor, without_init
+from minisae.verify.adapters._autograd import Arrays, Places, fill, gradients, numbers, probed, tensor, without_init
 
 without_init("overcomplete", unless="torchvision")  # it draws and loads vision models
 from overcomplete.sae import SAE, TopKSAE  # noqa: E402
@@ -17,6 +17,7 @@ from overcomplete.sae.losses import mse_l1, top_k_auxiliary_loss  # noqa: E402
 from overcomplete.sae.modules import MLPEncoder  # noqa: E402
 
 CONVENTIONS = {name: {"preset": f"overcomplete-0.3/{name}"} for name in ("relu", "topk")}
+KNOWN = {"topk": {"ties": "torch takes any of equal entries"}}
 
 
 def model(params: Arrays, config: dict[str, Any]) -> tuple[Any, Places]:

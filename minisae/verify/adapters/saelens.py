@@ -1,7 +1,4 @@
-"""SAELens 6.54 through its training classes. Where these rescale the code by decoder norms, that is taken back.
-
-A zero row in the decoder of a TopK autoencoder gives NaN there: the norms are divided by.
-"""
+"""SAELens 6.54 through its training classes. Where these rescale the code by decoder norms, that is taken back."""
 
 from typing import Any
 
@@ -10,9 +7,10 @@ import torch
 from sae_lens.saes import gated_sae, jumprelu_sae, standard_sae, topk_sae
 from sae_lens.saes.sae import TrainStepInput
 
-from minisae.verify.adapters.autograd import Arrays, Places, fill, gradients, numbers, probed, tensor
+from minisae.verify.adapters._autograd import Arrays, Places, fill, gradients, numbers, probed, tensor
 
 CONVENTIONS = {name: {"preset": f"saelens-6.54/{name}"} for name in ("relu", "gated", "topk", "jumprelu")}
+KNOWN = {"topk": {"zero decoder row": "NaN, for the code is divided by the norm of its decoder row"}}
 TERMS = {
     "relu": {"mse_loss": "mse", "l1_loss": "l1"},
     "gated": {"mse_loss": "mse", "l1_loss": "l1", "auxiliary_reconstruction_loss": "aux"},

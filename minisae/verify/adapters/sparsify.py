@@ -7,10 +7,12 @@ import torch
 from sparsify.config import SparseCoderConfig
 from sparsify.sparse_coder import SparseCoder
 
-from minisae.verify.adapters.autograd import Arrays, Places, fill, gradients, numbers, probed, tensor
+from minisae.verify.adapters._autograd import Arrays, Places, fill, gradients, numbers, probed, tensor
 
 CONVENTIONS = {"topk": {"preset": "sparsify-1.3.3/topk", "auxk": 0.375}}
 """Its default has AuxK off; with a weight it is compared too."""
+TIED = ("ties", "negative row", "at the edge", "dead latent", "x = b_dec")
+KNOWN = {"topk": dict.fromkeys(TIED, "ReLU comes first, and torch takes any of equal entries, zeros among them")}
 
 
 def model(params: Arrays, config: dict[str, Any]) -> tuple[Any, Places]:

@@ -15,6 +15,7 @@ import numpy as np
 from minisae.backend import Array
 from minisae.errors import InputError
 from minisae.verify.cases import Case
+from minisae.verify.detective.finite import SAID, filled, finite, only_at_zero_rows
 from minisae.verify.detective.search import (
     EXACT,
     LOOSE,
@@ -103,6 +104,8 @@ def explain(
     offered = [candidate] if isinstance(candidate, Mapping) else list(candidate)
     if len(cases_) != len(offered) or not cases_:
         raise InputError(f"candidate: expected numbers for each of {len(cases_)} cases, got {len(offered)}")
+    if only_at_zero_rows(cases_, offered):
+        return _beside_zero_rows(cases_, offered, tolerance)
     searches = [_search(case, one, tolerance) for case, one in zip(cases_, offered, strict=True)]
     plain = min(agreement(search, ()) for search in searches)
     low = any(np.asarray(a).dtype == np.float32 for one in offered for a in one.values())
@@ -112,6 +115,19 @@ def explain(
         return ROUNDED_REFERENCE
     searches.sort(key=lambda search: agreement(search, ()))
     return _investigated(searches, plain, low)
+
+
+def _beside_zero_rows(
+    cases: Sequence[Case], offered: Sequence[Mapping[str, Any]], tolerance: float | None
+) -> Explanation:
+    """Explain what is finite, where all that is not has a zero row of the decoder beside it."""
+    whole = [filled(case, one) for case, one in zip(cases, offered, strict=True)]
+    if explain(cases, whole, tolerance=tolerance).verdict in ("same", "rounding"):
+        return Explanation(SAID, "explained", (), ())
+    found = explain(cases, [finite(one) for one in offered], tolerance=tolerance)
+    if found.verdict in ("same", "rounding"):  # so what is wrong stands beside them in the same arrays
+        found = Explanation(NOTHING, "unknown", (), ())
+    return found._replace(sentence=f"{found.sentence}; and {SAID}")
 
 
 def _search(case: Case, candidate: Mapping[str, Any], tolerance: float | None) -> Search:
