@@ -6,10 +6,10 @@
 
 The squared error of the reconstruction has no part in it, and the penalties of the variant's objective stay as they
 are. A variant that has further squared errors (prefixes of matryoshka, the wide code of multi_topk, the gate of gated)
-is refused: they would outweigh a loss in nats. AuxK, a squared
-error of the dead latents, is off unless ``options`` ask for it by its weight ``auxk``.
-The slope on the reconstruction comes from the model's own backward. (In Braun's code the comment says KL(q ‖ p); what
-it computes is KL(p ‖ q), and its downstream error is a mean over the width and leaves out the last block's output.)
+is refused: they would outweigh a loss in nats. AuxK, a squared error of the dead latents, is off unless ``options``
+ask for it by its weight ``auxk``. The slope on the reconstruction comes from the model's own backward. (In Braun's code
+the comment says KL(q ‖ p); what it computes is KL(p ‖ q), and its downstream error is a mean over the width and leaves
+out the last block's output.)
 Letters: n rows (all positions of b windows of t tokens), d, v vocabulary.
 """
 
@@ -34,6 +34,8 @@ from minisae.train import Hook, Run, now, refuse_broken_state, refuse_divergence
 
 SOURCE = "Braun et al. 2024, Identifying Functionally Important Features with End-to-End Sparse Dictionary Learning"
 LOSSES = ("kl", "ce")
+MORE_ERRORS = ("nested", "multi", "aux")
+"""Terms that are squared errors, besides the one of the reconstruction and AuxK."""
 
 
 class Splice(NamedTuple):
@@ -191,19 +193,18 @@ def _refuse_squared_error(todo: Job, cfg: char_gpt.Config) -> None:
         raise InputError(f"batch_size: expected a multiple of the context {cfg.n_ctx}, got {recipe.batch_size}")
     if hasattr(module, "split"):
         raise InputError(f"variant: expected one that reconstructs its input, got {todo.variant}")
-    more = _squared_errors(module, todo.cfg)
+    terms = _terms(module, todo.cfg)
+    more = [name for name in MORE_ERRORS if name in terms]
     if more:
         what = f"{todo.variant}, whose objective has {', '.join(more)} too"
         raise InputError(f"variant: expected one with no squared error but that of its reconstruction, got {what}")
 
 
-def _squared_errors(module: Any, cfg: Any) -> list[str]:
-    """Return the terms that depend on the target, besides the one of the reconstruction, and AuxK (nothing is dead)."""
+def _terms(module: Any, cfg: Any) -> set[str]:
+    """Return the names of the terms of a variant's objective; without AuxK, as nothing is dead."""
     params = module.init(cfg, np.random.default_rng(0))
     x = np.ones((1, cfg.d_in), np.float32)  # (1, d_in)
-    out = module.forward(params, x, cfg)[0]
-    here, there = (module.objective(params, out, y, cfg) for y in (x, -x))
-    return sorted(name for name in here if name != "mse" and here[name].value != there[name].value)
+    return set(module.objective(params, module.forward(params, x, cfg)[0], x, cfg))
 
 
 def windows_of(documents: Sequence[Array], t: int, b: int, seed: int, number: int) -> tuple[Array, Array]:

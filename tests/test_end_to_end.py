@@ -154,14 +154,24 @@ def test_records_name_what_is_looked_at():
     np.testing.assert_allclose(found["loss"], found["kl"] + found["l1"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["relu", "topk", "batch_topk", "abs_topk", "group_max", "jumprelu", "p_anneal", "tied"]
-)
-def test_variants_with_one_squared_error_are_taken(name):
-    end_to_end.train(
-        tiny("float32"), DOCUMENTS, Splice(HOOK), variant=name, d_sae=12, steps=1, batch_size=33,
-        options={"init_rows": 33} | ({"k": 3} if "top" in name or "max" in name else {}),
-    )  # fmt: skip
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not hasattr(VARIANTS[name], "split")])
+def test_no_other_term_goes_by_the_target(name):
+    """A variant is taken or refused, and refused is exactly one with a term that changes with the target."""
+    rng, module = np.random.default_rng(0), VARIANTS[name]
+    fields = module.Config._fields
+    options = {"k": 3} if "k" in fields else {"splits": (2,)} if "splits" in fields else {}
+    cfg = module.Config(d_in=6, d_sae=12, **options, **({"candidates": 5} if "candidates" in fields else {}))
+    params = module.init(cfg, rng, sample=rng.standard_normal((37, 6)))
+    x, y = rng.standard_normal((2, 37, 6))
+    here, there = (module.objective(params, module.forward(params, x, cfg)[0], target, cfg) for target in (x, y))
+    more = [term for term in here if term != "mse" and not np.array_equal(here[term].value, there[term].value)]
+    assert set(more) == set(here) & set(end_to_end.MORE_ERRORS)
+    settings = {"variant": name, "d_sae": 12, "steps": 1, "batch_size": 33, "options": {"init_rows": 33} | options}
+    if more:
+        with pytest.raises(InputError, match=f"got {name}, whose objective has {more[0]} too$"):
+            end_to_end.train(tiny("float32"), DOCUMENTS, Splice(HOOK), **settings)
+    else:
+        assert end_to_end.train(tiny("float32"), DOCUMENTS, Splice(HOOK), **settings).variant == name
 
 
 @pytest.mark.parametrize(

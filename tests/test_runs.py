@@ -17,7 +17,7 @@ import minisae
 from minisae.errors import InputError
 from minisae.runs import job, read_records
 from minisae.sae import VARIANTS
-from tests.sae.cases import every_case
+from tests.sae.cases import asked, every_case
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((997, 17)).astype(np.float32)
@@ -25,7 +25,7 @@ SETTINGS = {"variant": "topk", "d_sae": 61, "k": 3, "steps": 60, "batch_size": 1
 OPTIONS = {"save_every": 7, "log_every": 5, "dead_after": 500, "ema": 0.9, "resample": "bricken", "resample_every": 20,
            "resample_after": 300, "resample_rows": 500, "input_scale": "mean_norm", "clip": 1.0}  # fmt: skip
 CHANGES = [
-    {"variant": name, "k": None, "options": OPTIONS | case.options | case.recipe}
+    {"variant": name, "k": None, "options": OPTIONS | asked(name, case.options) | case.recipe}
     for name, case in (p.values for p in every_case())
 ]
 """The same for every case of every variant."""

@@ -86,9 +86,7 @@ def check_config(cfg: Config) -> None:
     if not whole or not all(a < b for a, b in zip((0, *cfg.splits), (*cfg.splits, cfg.d_in), strict=True)):
         raise InputError(f"splits: expected ascending whole numbers between 0 and d_in = {cfg.d_in}, got {cfg.splits}")
     if not cfg.splits:
-        raise InputError(
-            "splits: expected columns at which more sources begin: a crosscoder has two or more, got ()"
-        )
+        raise InputError("splits: expected columns at which more sources begin: a crosscoder has two or more, got ()")
 
 
 def sizes(widths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:

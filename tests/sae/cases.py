@@ -94,6 +94,11 @@ def first_options(name):
     return next(iter(cases_of(name).values())).options
 
 
+def asked(name, options):
+    """Options without those that training sets itself."""
+    return {key: value for key, value in options.items() if key not in getattr(VARIANTS[name], "MOVING", ())}
+
+
 def switches(name):
     """The variant's switches with their values."""
     return {field: SWITCHES[field].values for field in VARIANTS[name].Config._fields if field in SWITCHES}

@@ -19,7 +19,7 @@ from tests.sae.cases import Case
 CASES = {
     "paper": Case({"l1": 0.7, "splits": (1,)}, {"sparsity_warmup": 3}),
     "joint": Case({"l1": 0.4, "splits": (1,), "source_norms": "joint", "decoder": "unit"}),
-    "others": Case({"l1": 0.1, "splits": (2,), "subtract_b_dec": True, "reduction": "mean"}),
+    "others": Case({"l1": 0.1, "splits": (1,), "subtract_b_dec": True, "reduction": "mean"}),
 }
 
 
