@@ -352,6 +352,8 @@ def prefixes_for(levels):
 
 
 def check_prefixes_for(answer):
+    prefixes = answer((4, 12, 36))
+    assert prefixes is not None, "return a tuple of widths"
     three = synthetic.tree(52, roots=4, branching=3, depth=2, exclusive=True)
     p = np.full(52, 0.2)  # (n_feat,)
     for feature in range(4, 52):
@@ -363,7 +365,7 @@ def check_prefixes_for(answer):
     x = synthetic.sample(deep_world, 100_000, np.random.default_rng(5)).x  # (n, d_in)
     sae = minisae.train(
         x, variant="matryoshka", d_sae=52, k=float(p.sum()), steps=2000, batch_size=512, lr=3e-3, seed=SEED,
-        options={"prefixes": answer((4, 12, 36)), "dead_after": 20_000, "k_start": 8, "k_anneal": 1000},
+        options={"prefixes": prefixes, "dead_after": 20_000, "k_start": 8, "k_anneal": 1000},
     )  # fmt: skip
     best = metrics.max_cosines(deep_world.dictionary[:16], sae.params["W_dec"])[0]  # (16,)
     assert (best > 0.9).mean() >= 0.8, f"only {(best > 0.9).mean():.0%} of roots and children are found"
