@@ -1,5 +1,6 @@
 """The demo: small, whole and twice; its folder, its report, and what it refuses. At full size it is slow."""
 
+import contextlib
 import json
 import os
 import re
@@ -126,8 +127,14 @@ def test_interrupted_is_one_line(tmp_path):
     until = time.monotonic() + 60
     while not (tmp_path / "out" / "cache").exists() and time.monotonic() < until:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, err = process.communicate(timeout=60)
+    for _ in range(3):  # one can be lost in a destructor, which swallows what is raised in it; a person presses again
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            out, err = process.communicate(timeout=30)
+            break
+    else:
+        process.kill()
+        out, err = process.communicate()
     assert (process.returncode, out) == (130, "")
     announced, stopped = err.splitlines()
     assert announced == f"demo: 17 jobs, about two minutes on 2 cores, 150 MB in {tmp_path / 'out'}"
