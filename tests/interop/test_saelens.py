@@ -195,6 +195,7 @@ def test_sae_lens_itself(name, case, tmp_path):
 def test_what_sae_lens_trains_as_batchtopk_is_read(rescale, tmp_path):
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra peers)")
     torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
     options = {"d_in": 5, "d_sae": 13, "k": 2.6, "rescale_acts_by_decoder_norm": rescale}
     theirs = sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**options))
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
