@@ -1,8 +1,8 @@
 """Gemma Scope 2 (Google DeepMind, 2025): ``params.safetensors`` with lower-case names, and ``config.json``.
 
-The arithmetic is that of Gemma Scope: JumpReLU, b_dec not subtracted. A transcoder with ``affine_skip_connection``, one
-of unequal widths, and cross-layer ones (``w_dec`` with an axis of layers) are refused: a JumpReLU transcoder is no
-variant here.
+The arithmetic is that of Gemma Scope: JumpReLU, b_dec not subtracted. Transcoders are files of the same names: one has
+``affine_skip_connection`` ``(d_in, d_out)``, unequal widths, or a ``config.json`` whose hooks of input and output are
+not the same. Cross-layer ones (``w_dec`` with an axis of layers) are refused.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from minisae.interop.files import read_json
 NAME = "gemma_scope_2"
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 LAYOUT: Layout = {"W_enc": "w_enc", "b_enc": "b_enc", "W_dec": "w_dec", "b_dec": "b_dec", "threshold": "threshold"}
+SKIP = "affine_skip_connection"
+HOOKS = ("hf_hook_point_in", "hf_hook_point_out")
 ABOUT = {"model_name": "model_name", "hf_hook_point_in": "hook_name"}
 
 
@@ -33,7 +35,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
     Raises
     ------
     InputError
-        For another architecture, a skip connection, several layers, and whatever is wrong with the files.
+        For another architecture, several layers, and whatever is wrong with the files.
     """
     only(options, (), path)
     weights = path / WEIGHTS if path.is_dir() else path
@@ -42,14 +44,21 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
     if fields.get("architecture", "jump_relu") != "jump_relu":
         raise InputError(f"{place}: expected architecture jump_relu, got {str(fields['architecture'])[:40]!r}")
     arrays = read_safetensors(weights)
-    ours = gather(arrays, LAYOUT, weights)
-    if "affine_skip_connection" in arrays:
-        raise InputError(f"{weights}: expected an autoencoder, got a JumpReLU transcoder with a skip connection")
-    if ours["W_dec"].ndim != 2 or ours["W_dec"].shape != ours["W_enc"].shape[::-1]:
+    ours = gather(arrays, {**LAYOUT} | ({"W_skip": f"{SKIP}.T"} if SKIP in arrays else {}), weights)
+    if ours["W_dec"].ndim != 2:
         shape = ours["W_dec"].shape
-        raise InputError(f"{weights}: expected w_dec {ours['W_enc'].shape[::-1]}, got {shape}: a transcoder")
+        raise InputError(f"{weights}: expected w_dec (d_sae, d_out), got {shape}: a cross-layer transcoder")
+    name, own = "jumprelu", {"subtract_b_dec": False}
+    if _is_transcoder(ours, fields):
+        name = "jumprelu_skip_transcoder" if "W_skip" in ours else "jumprelu_transcoder"
+        own = {"d_out": ours["W_dec"].shape[1]}
     metadata = {ours: fields[theirs] for theirs, ours in ABOUT.items() if isinstance(fields.get(theirs), str)}
     notes = [] if place.exists() else ["read without config.json: JumpReLU, as all of Gemma Scope 2 are"]
-    return adopted(
-        weights, "jumprelu", {"subtract_b_dec": False}, ours, metadata={"format": NAME, **metadata, "notes": notes}
-    )
+    return adopted(weights, name, own, ours, metadata={"format": NAME, **metadata, "notes": notes})
+
+
+def _is_transcoder(arrays: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Return whether an output is predicted that is not the input; a file alone may not say it of equal widths."""
+    hooks = [fields.get(key) for key in HOOKS]
+    other = all(isinstance(hook, str) for hook in hooks) and hooks[0] != hooks[1]
+    return other or "W_skip" in arrays or arrays["W_dec"].shape[1] != arrays["W_enc"].shape[0]

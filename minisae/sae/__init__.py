@@ -41,6 +41,8 @@ from minisae.sae import (
     gated,
     group_max,
     jumprelu,
+    jumprelu_skip_transcoder,
+    jumprelu_transcoder,
     matching_pursuit,
     matryoshka,
     multi_topk,
@@ -68,6 +70,8 @@ VARIANTS: dict[str, ModuleType] = {
     "archetypal": archetypal,
     "transcoder": transcoder,
     "skip_transcoder": skip_transcoder,
+    "jumprelu_transcoder": jumprelu_transcoder,
+    "jumprelu_skip_transcoder": jumprelu_skip_transcoder,
     "crosscoder": crosscoder,
 }
 

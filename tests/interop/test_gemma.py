@@ -1,4 +1,4 @@
-"""Gemma Scope 1 and 2: JumpReLU without subtraction; embeddings; what has no variant is refused."""
+"""Gemma Scope 1 and 2: JumpReLU without subtraction; embeddings; transcoders; what has no variant is refused."""
 
 import numpy as np
 import pytest
@@ -85,13 +85,45 @@ def test_gemma_scope_2(tmp_path):
     same(minisae.load(tmp_path / "params.safetensors"), x, f, f @ a["W_dec"] + a["b_dec"])
 
 
+HOOKS = {"hf_hook_point_in": "layers.3.norm_in", "hf_hook_point_out": "layers.3.norm_out"}
+
+
+@pytest.mark.parametrize("with_skip", [False, True])
+@pytest.mark.parametrize("width", [D, D + 2])
+def test_a_transcoder_of_gemma_scope_2(with_skip, width, tmp_path):
+    """The file has the skip connection as (d_in, d_out); what it computes is written out here."""
+    rng, x = np.random.default_rng(3), rows()
+    a = arrays() | {
+        "W_dec": rng.standard_normal((F, width)).astype("f"),
+        "b_dec": rng.standard_normal(width).astype("f"),
+    }
+    skip = rng.standard_normal((D, width)).astype(np.float32)
+    more = {"affine_skip_connection": skip} if with_skip else {}
+    sae = minisae.load(second(tmp_path, a, fields=({"architecture": "jump_relu"} | HOOKS).items(), **more))
+    assert (sae.variant, sae.cfg.d_out) == (f"jumprelu_{'skip_' * with_skip}transcoder", width)
+    f = code(a, x)
+    y_hat = f @ a["W_dec"] + a["b_dec"] + (x @ skip if with_skip else 0)
+    np.testing.assert_allclose(sae.encode(x), f, atol=1e-6)
+    np.testing.assert_allclose(sae.reconstruct(x), y_hat, atol=1e-5)
+    sae.save(tmp_path / "again")
+    again = minisae.load(tmp_path / "again")
+    assert again.variant == sae.variant
+    np.testing.assert_array_equal(again.reconstruct(x), sae.reconstruct(x))
+
+
+def test_equal_hooks_or_none_mean_an_autoencoder(tmp_path):
+    same_hook = dict.fromkeys(HOOKS, "layers.3.output")
+    for fields in ({}, same_hook, {"hf_hook_point_in": "layers.3.output"}):
+        assert minisae.load(second(tmp_path, arrays(), fields=fields.items())).variant == "jumprelu"
+
+
 def test_what_has_no_variant_is_refused(tmp_path):
     a = arrays()
-    skip = np.zeros((D, D), np.float32)
-    with pytest.raises(InputError, match="got a JumpReLU transcoder with a skip connection"):
-        minisae.load(second(tmp_path, a, affine_skip_connection=skip))
-    for W_dec in (np.zeros((F, 2, D), np.float32), np.zeros((F, D + 2), np.float32)):
-        with pytest.raises(InputError, match=r"expected w_dec \(13, 5\), got .*: a transcoder"):
-            minisae.load(second(tmp_path, a | {"W_dec": W_dec}))
+    with pytest.raises(
+        InputError, match=r"expected w_dec \(d_sae, d_out\), got \(13, 2, 5\): a cross-layer transcoder"
+    ):
+        minisae.load(second(tmp_path, a | {"W_dec": np.zeros((F, 2, D), np.float32)}))
+    with pytest.raises(InputError, match=r"W_skip is \(7, 5\); expected \(d_out, d_in\) = \(5, 5\)$"):
+        minisae.load(second(tmp_path, a, affine_skip_connection=np.zeros((D, D + 2), np.float32)))
     with pytest.raises(InputError, match="expected architecture jump_relu, got 'topk'"):
         minisae.load(second(tmp_path, a, fields=[("architecture", "topk")]))

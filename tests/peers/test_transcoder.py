@@ -13,6 +13,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch", reason="torch is not installed (extra peers)")
 D, D_SAE, K, N = 6, 23, 3, 31
 NAMES = ("transcoder", "skip_transcoder")
+JUMPS = ("jumprelu_transcoder", "jumprelu_skip_transcoder")
 
 
 def sparsify_twin(name, params, k):
@@ -82,7 +83,7 @@ def test_start_as_sparsify(name):
     np.testing.assert_allclose(params["b_enc"], -rows[:, :D].mean(axis=0) @ params["W_enc"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + JUMPS)
 def test_saelens_reads_and_computes_the_same(name, tmp_path):
     """Also where the widths differ; SAELens' forward pass adds the skip connection, its decode does not."""
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra peers)")
@@ -102,3 +103,26 @@ def test_saelens_reads_and_computes_the_same(name, tmp_path):
     again = minisae.load(tmp_path / "back")
     assert (again.variant, again.cfg.d_out) == (name, 3)
     np.testing.assert_allclose(again.decode(again.encode(x), x), x_hat, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", JUMPS)
+def test_what_saelens_itself_makes_is_read(name, tmp_path):
+    """A transcoder that SAELens initialised and saved, of unequal widths, some of its thresholds below 0."""
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra peers)")
+    saes = pytest.importorskip("sae_lens.saes.transcoder")
+    kind = {"jumprelu_transcoder": "JumpReLUTranscoder", "jumprelu_skip_transcoder": "JumpReLUSkipTranscoder"}[name]
+    config = getattr(saes, f"{kind}Config")(d_in=5, d_sae=D_SAE, d_out=3, apply_b_dec_to_input=False, device="cpu")
+    theirs, generator = getattr(saes, kind)(config), torch.Generator().manual_seed(4)
+    assert isinstance(theirs, sae_lens.SAE)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    theirs.save_model(str(tmp_path))
+    x = np.random.default_rng(5).standard_normal((N, 5)).astype(np.float32)
+    sae = minisae.load(tmp_path)
+    assert (sae.variant, sae.cfg.d_out) == (name, 3)
+    with torch.no_grad():
+        f, y_hat = theirs.encode(torch.from_numpy(x)).numpy(), theirs(torch.from_numpy(x)).numpy()
+    assert (f == 0).any()
+    np.testing.assert_allclose(sae.encode(x), f, atol=1e-5)
+    np.testing.assert_allclose(sae.reconstruct(x), y_hat, atol=1e-5)
