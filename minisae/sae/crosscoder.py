@@ -26,15 +26,21 @@ from minisae import losses
 from minisae.backend import Array, namespace
 from minisae.conventions import check_number
 from minisae.errors import InputError
-from minisae.ops import Code, add_code, code_slope, dense, fired, relu, row_norms
-from minisae.sae import linear
+from minisae.ops import Code, dense, row_norms
+from minisae.sae import linear, rectified
 
 SOURCE = "Lindsey et al. 2024, Sparse Crosscoders, transformer-circuits.pub/2024/crosscoders"
 SHAPES = linear.SHAPES
 UNITS = linear.UNITS | {"l1": 1}
+Params = rectified.Params
+Out = rectified.Out
+Cache = rectified.Cache
 init = linear.init
+encode = rectified.encode
 decode = linear.reconstruct
-Params = linear.Params
+forward = rectified.forward
+backward = rectified.backward
+fired_latents = rectified.fired_latents
 
 
 class Config(NamedTuple):
@@ -56,26 +62,6 @@ class Config(NamedTuple):
     """Sum or mean of the squared error over ``d_in``."""
     decoder: str = "free"
     """``"free"`` decoder rows, or ``"unit"``: the row of all sources together at norm 1."""
-
-
-class Out(NamedTuple):
-    """Every output that a loss may touch."""
-
-    x_hat: Array
-    """Reconstruction ``(n, d_in)``."""
-    f: Code
-    """Code ``(n, d_sae)``."""
-    pre: Array
-    """Pre-activations ``(n, d_sae)``."""
-
-
-class Cache(NamedTuple):
-    """What backward needs from forward."""
-
-    seen: Array
-    """The encoder's input ``(n, d_in)``."""
-    f: Code
-    """Code ``(n, d_sae)``."""
 
 
 def check_config(cfg: Config) -> None:
@@ -101,28 +87,6 @@ def sources(W_dec: Array, splits: Sequence[int]) -> list[Array]:
     return [W_dec[..., ends[i] : ends[i + 1]] for i in range(len(ends) - 1)]
 
 
-def encode(params: Params, x: Array, cfg: Config) -> Code:
-    """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``."""
-    return relu(linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)[1])
-
-
-def forward(params: Params, x: Array, cfg: Config, *, dead: Array | None = None) -> tuple[Out, Cache]:
-    """Return the outputs for rows ``x (n, d_in)`` and the cache; ``dead`` is not used by this variant."""
-    seen, pre = linear.encode(params, x, subtract_b_dec=cfg.subtract_b_dec)
-    f = relu(pre)  # (n, d_sae)
-    return Out(linear.reconstruct(params, f), f, pre), Cache(seen, f)
-
-
-def backward(params: Params, cache: Cache, cfg: Config, slopes: losses.Slopes, *, want_x: bool = False) -> Params:
-    """Return the gradient of every parameter for slopes on any of the outputs; with ``want_x`` also that of ``x``."""
-    f = cache.f  # (n, d_sae)
-    d_x_hat = slopes["x_hat"] if "x_hat" in slopes else namespace(cache.seen).zeros_like(cache.seen)  # (n, d_in)
-    d_pre = code_slope(f, d_x_hat, params["W_dec"], slopes.get("f"))  # (n, d_sae)
-    if "pre" in slopes:
-        d_pre = add_code(d_pre, slopes["pre"])  # (n, d_sae)
-    return linear.backward(params, cache.seen, f, d_pre, d_x_hat, subtract_b_dec=cfg.subtract_b_dec, want_x=want_x)
-
-
 def _penalised(W_dec: Array, cfg: Config) -> list[Array]:
     """Return the parts ``(d_sae, d_s)`` of the decoder whose norms the penalty adds up."""
     return sources(W_dec, cfg.splits) if cfg.source_norms == "sum" else [W_dec]
@@ -145,8 +109,3 @@ def row_penalty(params: Params, f: Code, cfg: Config) -> Array:
     """Return what the penalty adds to the loss of each row ``(n,)``; the mean over rows is the objective's ``l1``."""
     weight = sum(row_norms(part) for part in _penalised(params["W_dec"], cfg))  # (d_sae,)
     return cfg.l1 * (dense(f) * weight).sum(axis=-1)
-
-
-def fired_latents(out: Out, cfg: Config) -> Array:
-    """Return which latents fired in this batch: bool ``(d_sae,)``."""
-    return fired(out.f)
