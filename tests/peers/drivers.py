@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -160,7 +162,21 @@ def without_pictures(package):
         sys.modules[package] = hollow
 
 
-def overcomplete(kind, run, own, *, criterion, penalty):
+def _without_epsilon(model):
+    """Let overcomplete's dictionary compute what its own source does with 0 in place of 1e-8."""
+    layer = model.dictionary
+    torch = importlib.import_module("torch")
+    if hasattr(layer, "normalization"):
+        layer.normalization = lambda rows: rows / torch.norm(rows, p=2, dim=1, keepdim=True)
+        return
+    source = textwrap.dedent(inspect.getsource(type(layer).get_dictionary))
+    assert source.count("1e-8") == 1
+    space = {"torch": torch}
+    exec(source.replace("1e-8", "0"), space)  # the library's own text but for one constant
+    layer.get_dictionary = types.MethodType(space["get_dictionary"], layer)
+
+
+def overcomplete(kind, run, own, *, criterion, penalty, epsilon=True):
     """One of overcomplete's autoencoders with a linear encoder, in the order of its ``train_sae``."""
     torch = importlib.import_module("torch")
     without_pictures("overcomplete")
@@ -174,6 +190,8 @@ def overcomplete(kind, run, own, *, criterion, penalty):
     if kind == "RATopKSAE":
         encoder["points"] = torch.as_tensor(run.params["points"])
     model = getattr(importlib.import_module(place), kind)(d_in, d_sae, **encoder, **own).double().train()
+    if not epsilon:
+        _without_epsilon(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=r.lr)
     schedule = [train.now(run._replace(step=t))[1] for t in range(r.steps)]  # the user's own, as the optimiser is
 

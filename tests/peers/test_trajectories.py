@@ -82,8 +82,8 @@ def sp(own, *, auxk=0.5, optimiser="adam", options=None, **more):
 def oc(kind, own, criterion, penalty, **more):
     """A case of overcomplete."""
 
-    def peer(run):
-        return drivers.overcomplete(kind, run, own, criterion=criterion, penalty=penalty)
+    def peer(run, **switches):
+        return drivers.overcomplete(kind, run, own, criterion=criterion, penalty=penalty, **switches)
 
     return Case("overcomplete", peer, **more)
 
@@ -213,15 +213,14 @@ def table(request):
     """Print the worst differences when all is done."""
     yield
     if worst and request.config.getoption("capture") == "no":
-        print(f"\n\n{'preset':<40} {'quantity':<12} {'worst after 1, 3, 10 steps':>28}")
+        print(f"\n\n{'preset':<44} {'quantity':<12} {'worst after 1, 3, 10 steps':>28}")
         for name, found in worst.items():
             for key, value in found.items():
-                print(f"{name:<40} {key:<12} {value:>28.1e}")
+                print(f"{name:<44} {key:<12} {value:>28.1e}")
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_ten_steps(name):
-    case = CASES[name]
+def ten_steps(name, case, found):
+    """Train ours and theirs side by side; ``found`` gets the worst difference of each quantity."""
     if importlib.util.find_spec(case.library) is None:
         pytest.skip(f"{case.library} is not installed (extra peers)")
     run, data = started(name, case)
@@ -229,7 +228,6 @@ def test_ten_steps(name):
     run.params.update(peer.first(data[0]))
     peer.load(run.params)
     before = {key: p.copy() for key, p in run.params.items()}
-    found = worst.setdefault(name, {})
     terms: dict[str, float] = {}
     for step in range(max(AT)):
         run, measures = t.step(run, data[step])
@@ -245,6 +243,22 @@ def test_ten_steps(name):
     for key in found:
         assert np.abs(run.params[key] - before[key]).max() > 1e-3, key
     assert max(found.values()) < case.tolerance, found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ten_steps(name):
+    ten_steps(name, CASES[name], worst.setdefault(name, {}))
+
+
+@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matching_pursuit", "archetypal"])
+def test_epsilon_is_all_that_is_between_us_and_overcomplete(kind):
+    """It divides rows by norm + 1e-8 (archetypal: by sum + 1e-8) several times a step; with 0 there, rounding is left."""
+    name = f"overcomplete-0.3/{kind}"
+    case = CASES[name]
+    options = case.options | ({} if kind == "archetypal" else {"normalise_eps": 0.0})
+    peer = case.peer
+    case = case._replace(peer=lambda run: peer(run, epsilon=False), options=options, tolerance=EXACT)
+    ten_steps(name, case, worst.setdefault(f"{name}, without ε", {}))
 
 
 class Greedy:
