@@ -252,7 +252,7 @@ def test_ten_steps(name):
 
 @pytest.mark.parametrize("kind", ["topk", "batch_topk", "matching_pursuit", "archetypal"])
 def test_epsilon_is_all_that_is_between_us_and_overcomplete(kind):
-    """It divides rows by norm + 1e-8 (archetypal: by sum + 1e-8) several times a step; with 0 there, rounding is left."""
+    """It divides rows by norm + 1e-8 (archetypal: sum + 1e-8) several times a step; with 0 there, rounding is left."""
     name = f"overcomplete-0.3/{kind}"
     case = CASES[name]
     options = case.options | ({} if kind == "archetypal" else {"normalise_eps": 0.0})
