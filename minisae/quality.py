@@ -54,12 +54,14 @@ LR = 1e-3
 K: dict[str, Any] = {"k": 6}
 """What the selecting variants share."""
 ANNEALED = {"k_start": 40, "k_anneal": 2000}
+WARM = {"sparsity_warmup": 2000}
+"""What annealing k is to these: sparse from the first step on, latents settle on blends of features."""
 ENTRIES = {
-    "relu": Entry({}, (0.05, 3.0)),
-    "tied": Entry({}, (0.05, 3.0)),
-    "p_anneal": Entry({}, (0.01, 3.0)),
-    "gated": Entry({}, (0.05, 3.0)),
-    "jumprelu": Entry({"bandwidth": 0.2, "first_threshold": 0.1, "sparsity_warmup": 2000}, (0.002, 1.0)),
+    "relu": Entry(WARM, (0.05, 3.0)),
+    "tied": Entry(WARM, (0.05, 3.0)),
+    "p_anneal": Entry(WARM, (0.01, 3.0)),
+    "gated": Entry(WARM, (0.05, 3.0)),
+    "jumprelu": Entry(WARM | {"bandwidth": 0.2, "first_threshold": 0.1}, (0.002, 1.0)),
     "topk": Entry(K | ANNEALED),
     "multi_topk": Entry(K | ANNEALED),
     "group_max": Entry({"k": 6}),
