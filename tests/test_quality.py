@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minisae import SAE, quality
+from minisae import SAE, metrics, quality
+from minisae.ops import dense
 from minisae.sae import VARIANTS, relu
 
 
@@ -96,3 +97,17 @@ def test_the_orderings_of_selecting_variants_on_one_seed():
     assert f1["matryoshka"] > f1["batch_topk"] > f1["matching_pursuit"]
     r2 = {v: row["r2"] for v, row in numbers.items()}
     assert r2["matching_pursuit"] > r2["batch_topk"] > r2["matryoshka"]
+
+
+@pytest.mark.slow
+def test_abs_topk_gives_one_latent_two_features():
+    """Strengths are positive in this world: a latent that fires with either sign stands for two directions."""
+    truth = quality.data(1)
+    sae = quality.fit("abs_topk", 1, truth.rows, l1=None)
+    f, W = dense(sae.encode(truth.test.x)), sae.params["W_dec"]  # (n, d_sae), (d_sae, d_in)
+    shares = np.stack([(f > 0).mean(axis=0), (f < 0).mean(axis=0)])  # (2, d_sae)
+    both = float((shares.min(axis=0) > 0.1 * shares.sum(axis=0)).mean())
+    plain, halves = (metrics.mmcs(truth.model.dictionary, rows) for rows in (W, np.concatenate([W, -W])))
+    print(f"both signs in a tenth of firings or more: {both:.2f} of the latents; MMCS {plain:.2f}, halves {halves:.2f}")
+    assert both > 0.4
+    assert halves > plain + 0.08
