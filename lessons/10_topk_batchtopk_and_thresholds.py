@@ -256,8 +256,10 @@ assert shift["threshold", "twice as dense"][0] > 1.5 * shift["threshold", "as tr
 assert shift["threshold", "twice as dense"][1] > shift["TopK", "twice as dense"][1] + 0.1
 
 # %%
-# Exercises --------- Each is a function with a body to write: delete what stands between ``# solution:`` and ``#
-# end`` and write your own. The check below it asks whether the science came out, whatever way you took.
+# Exercises
+# ---------
+# Each is a function with a body to write: delete what stands between ``# solution:`` and ``# end`` and write your own.
+# The check below it asks whether the science came out, whatever way you took.
 #
 # **Exercise 1: BatchTopK itself.** Write the selection: the ``total`` largest entries of the whole matrix, those that
 # are not positive dropped, ties to the lowest index (row by row, from the left). Without the library's function.

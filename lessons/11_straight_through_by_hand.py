@@ -313,9 +313,12 @@ assert found[0.001][0] > 1.5 * found[0.2][0], "empty windows: the penalty finds 
 # **What can approve a pseudo-derivative?** Not finite differences of the loss. Two things: that it equals its stated
 # formula, entry by entry, which the library's tests do; and that its *mean over many rows* is the slope of the
 # expected loss, up to a bias that falls with ε². That was the test above. Do it whenever you write one.
-#
-# Exercises --------- Each is a function with a body to write: delete what stands between ``# solution:`` and ``#
-# end`` and write your own. The check below it asks whether the science came out, whatever way you took.
+
+# %%
+# Exercises
+# ---------
+# Each is a function with a body to write: delete what stands between ``# solution:`` and ``# end`` and write your own.
+# The check below it asks whether the science came out, whatever way you took.
 #
 # **Exercise 1: the threshold's gradient.** For a whole layer: pre (n, d_sae), θ (d_sae,), the slopes at f and at the
 # gate (n, d_sae) each, a rectangular kernel. Return d_theta (d_sae,).

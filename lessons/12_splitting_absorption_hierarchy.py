@@ -286,9 +286,12 @@ assert honest[0] < crowded[0] - 0.05
 # Real models do not tell us the truth, so absorption is measured there with probes: SAEBench trains a probe for "the
 # word begins with L", finds the latents that stand for it, and counts words on which they are silent while another
 # latent carries the probe's direction. Same idea, more doubt.
-#
-# Exercises --------- Each is a function with a body to write: delete what stands between ``# solution:`` and ``#
-# end`` and write your own. The check below it asks whether the science came out, whatever way you took.
+
+# %%
+# Exercises
+# ---------
+# Each is a function with a body to write: delete what stands between ``# solution:`` and ``# end`` and write your own.
+# The check below it asks whether the science came out, whatever way you took.
 #
 # **Exercise 1: absorb by hand.** Given a parent's direction (d_in,) and its children's (n_children, d_in), all
 # strengths 1: return decoder rows (1 + n_children, d_in), of any norm, with which every row of this family (the

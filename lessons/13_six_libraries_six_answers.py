@@ -355,8 +355,10 @@ assert len(ledger.LEDGER) > 50
 assert all(not np.array_equal(shown.right, shown.theirs) for _, shown in told)
 
 # %%
-# Exercises --------- Each is a function with a body to write: delete what stands between ``# solution:`` and ``#
-# end`` and write your own. The check below it asks whether the science came out, whatever way you took.
+# Exercises
+# ---------
+# Each is a function with a body to write: delete what stands between ``# solution:`` and ``# end`` and write your own.
+# The check below it asks whether the science came out, whatever way you took.
 #
 # **Exercise 1: translate a λ.** A paper reports λ, for a sum over d_in and a mean over rows. You train with
 # overcomplete's loss, batches of n rows. Which penalty coefficient trains the same?

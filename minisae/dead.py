@@ -100,8 +100,9 @@ def resample(
 
     For each: the decoder row is a new unit direction ``u``; the encoder row is ``u · scale``, or the row that ``u``
     comes from times ``scale``, and times the mean norm of the alive encoder rows, where the source says so (tied
-    weights have no encoder row); what is in ``START_AT_0`` is 0; the Adam moments of what changed are reset, or kept,
-    as the source does.
+    weights have no encoder row); what is in ``START_AT_0`` is 0, and a trained threshold what it was at first (the
+    sources have none: where it had grown, the new latent would never fire); the Adam moments of what changed are
+    reset, or kept, as the source does.
 
     Parameters
     ----------
@@ -129,10 +130,11 @@ def resample(
     params["W_dec"][where] = to_device(out_of, backend)
     if "W_enc" in params:
         params["W_enc"].T[where] = to_device(into * size, backend)
-    for name in set(START_AT_0) & params.keys():
-        params[name][where] = 0
+    start = dict.fromkeys(START_AT_0, 0.0) | (variant.restart(cfg) if hasattr(variant, "restart") else {})
+    for name in start.keys() & params.keys():
+        params[name][where] = start[name]
     for moments in (adam.m, adam.v) if r.resets_adam else ():
-        for name in {"W_dec", "W_enc", *START_AT_0} & moments.keys():
+        for name in {"W_dec", "W_enc", *start} & moments.keys():
             (moments[name].T if name == "W_enc" else moments[name])[where] = 0
     return len(which)
 

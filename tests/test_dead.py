@@ -55,6 +55,21 @@ def test_alive_latents_are_untouched_and_dead_ones_start_anew(how):
         assert (moments["b_dec"] == 1).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"threshold_as": "log"}])
+def test_a_trained_threshold_starts_anew(options):
+    """Else a latent whose threshold has grown would never fire with its new, shorter encoder row."""
+    module, rng = VARIANTS["jumprelu"], np.random.default_rng(8)
+    cfg = module.Config(5, 13, first_threshold=0.25, **options)
+    params, x = perturbed(module, cfg, rng), rng.standard_normal((101, 5))
+    params["threshold"] += 3
+    adam = AdamState(*({k: np.ones_like(p) for k, p in params.items()} for _ in range(2)), 9)
+    assert dead.resample("bricken", module, params, adam, cfg, DEAD, lambda: [x], rng) == 3
+    np.testing.assert_allclose(module.forward(params, x, cfg)[0].theta[DEAD], 0.25, rtol=1e-12)
+    assert (params["threshold"][~DEAD] > params["threshold"][DEAD].max() + 0.5).all()
+    assert not adam.m["threshold"][DEAD].any()
+    assert adam.m["threshold"][~DEAD].all()
+
+
 @pytest.mark.parametrize(("name", "zero"), [("gated", ("b_enc", "b_mag", "r_mag")), ("tied", ("b_enc",))])
 def test_variants_with_other_parameters_start_anew(name, zero):
     module, rng = VARIANTS[name], np.random.default_rng(8)

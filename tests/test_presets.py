@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import pytest
 import minisae
 from minisae import cli
 from minisae.errors import InputError
+from minisae.ops import dense
 from minisae.presets import PRESETS, Sizes, options, preset, with_preset
 from minisae.presets.formula import CODES, formula
 from minisae.presets.words import describe, recipe_words, settings
 from minisae.recipe import Recipe
 from minisae.sae import VARIANTS, relu, topk, variant
-from tests.helpers import ArraySource
+from tests.helpers import ArraySource, perturbed
 
 # ``minisae.train`` the function hides the module of the same name.
 t = importlib.import_module("minisae.train")
@@ -81,6 +83,21 @@ def test_every_option_of_a_preset_shows_in_its_words(name):
         ):
             other = recipe._replace(**{key: Recipe._field_defaults[key]})
             assert recipe_words(other, unit=cfg.decoder == "unit") != words, key
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if PRESETS[name].variant in ("batch_topk", "matryoshka")])
+def test_the_printed_code_of_inference_is_the_one_computed(name):
+    """The line is read back and computed, with thresholds above and below 0 and entries that reach theirs exactly."""
+    module, cfg = variant(PRESETS[name].variant), settings(name, SIZES)[0]
+    (line,) = [line for line in formula(PRESETS[name].variant, cfg) if line.startswith("inference")]
+    of, how = re.fullmatch(r"inference: f = ReLU\(pre\) · 1\[(pre|rank) ([>≥]) θ\]", line).groups()
+    params = perturbed(module, cfg, np.random.default_rng(3))
+    pre = (X - cfg.subtract_b_dec * params["b_dec"]) @ params["W_enc"] + params["b_enc"]
+    ranked = pre * (np.linalg.norm(params["W_dec"], axis=1) if of == "rank" else 1)
+    params["threshold"] = np.where(np.arange(D_SAE) % 3, ranked[np.arange(D_SAE)].diagonal(), -0.5)
+    for theta in (params["threshold"], np.full(D_SAE, -1.0)):
+        want = np.maximum(pre, 0) * (ranked > theta if how == ">" else ranked >= theta)
+        np.testing.assert_array_equal(dense(module.encode(params | {"threshold": theta}, X, cfg)), want)
 
 
 def test_formulas_by_heart():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minisae.presets.base import Options, Preset, Sizes, scaled_rate
+from minisae.presets.base import ITSELF, Options, Preset, Sizes, scaled_rate
 from minisae.sae import matryoshka, nesting
 
 FIRST = "the rate is 0 on the first step and reaches its top a step late; so does the weight of a penalty"
@@ -117,7 +117,7 @@ PRESETS = (
     Preset(
         "dictionary_learning-2025-08/jumprelu", "JumpReluTrainer", "jumprelu", _jumprelu, 2048,
         (
-            FIRST,
+            FIRST, ITSELF,
             "the penalty's pseudo-derivative looks at the code: only entries above the threshold, and all that are 0 "
             "while it is below half a bandwidth",
             "a threshold below 0 lets negative codes pass",

@@ -104,11 +104,13 @@ def _batch_topk(cfg: Any) -> Lines:
         "corrected": "corrected for its start", "from_zero": "from 0", "from_first": "from its first value"
     }[cfg.threshold_rule]  # fmt: skip
     late = f", from step {cfg.threshold_start} on" if cfg.threshold_start else ""
+    ranked = "rank" if option(cfg, "select_by") == "contribution" else "pre"
+    reaches = "≥" if option(cfg, "ties") == "all" else ">"
     rule = f"θ: running mean of the {kind} of a batch, factor {cfg.threshold_decay:g}, {start}{late}"
     return [
         *_select(cfg, "BatchTopK"),
         f"entries kept in a batch of n rows: {per}",
-        "inference: f = pre · 1[pre > θ]",
+        f"inference: f = ReLU(pre) · 1[{ranked} {reaches} θ]",
         rule,
     ]
 
@@ -116,16 +118,18 @@ def _batch_topk(cfg: Any) -> Lines:
 def _jumprelu(cfg: Any) -> Lines:
     above = "≥" if option(cfg, "at_threshold") == "on" else ">"
     sees = {"pre": "pre", "code": "f", "positive_part": "ReLU(pre)"}[option(cfg, "step_sees")]
-    stored = f"{cfg.log_unit:g} · exp(threshold / {cfg.log_unit:g})" if cfg.threshold_as == "log" else "threshold"
+    log_unit = f"{cfg.log_unit:g}"
+    stored = "exp(threshold)" if log_unit == "1" else f"{log_unit} · exp(threshold / {log_unit})"
     below = {
         "zero": "below 0 it counts as 0", "clamp": "set to 0 before each step where below", "keep": "also below 0"
     }[option(cfg, "below_zero")]  # fmt: skip
+    stored = stored if cfg.threshold_as == "log" else f"threshold; {below}"
     scale = ", with overcomplete's factors" if option(cfg, "kernel_scale") == "overcomplete" else ""
     inner = "; and pre gets the same with the other sign" if cfg.ste_reach == "everything" else ""
     into_f = "f" if sees == "ReLU(pre)" else "pre"
     f_sees = into_f if sees != "ReLU(pre)" else sees
     return [
-        _pre(cfg), f"θ = {stored}; {below}", f"f = pre · 1[pre {above} θ];  gate = 1[pre > θ]",
+        _pre(cfg), f"θ = {stored}", f"f = pre · 1[pre {above} θ];  gate = 1[pre > θ]",
         f"∂f/∂θ := −θ K(({f_sees} − θ)/ε)/ε;  ∂gate/∂θ := −K(({sees} − θ)/ε)/ε{inner}",
         f"K = {cfg.kernel}{scale}, ε = {cfg.bandwidth:g}",
     ]  # fmt: skip
@@ -169,15 +173,20 @@ CODES: dict[str, Callable[[Any], Lines]] = {
 
 
 def _mse(cfg: Any, name: str = "x_hat") -> str:
-    weight, y, width = getattr(cfg, "mse_weight", 1.0), _target(cfg), "d_out" if hasattr(cfg, "d_out") else "d_in"
+    weight, y = getattr(cfg, "mse_weight", 1.0), _target(cfg)
     if option(cfg, "mse_normaliser") == "input_variance":
         return times(weight, f"Σ_rows ‖{y} − {name}‖² / Σ_rows ‖{y} − mean({y})‖²")
     one = f"‖{y} − {name}‖²" + (" / ‖x‖²" if option(cfg, "relative") else "")
-    return times(weight, f"(1/n) Σ_rows {one}" if cfg.reduction == "sum" else f"(1/(n·{width})) Σ_rows {one}")
+    return times(weight, f"(1/n) Σ_rows {one}" if cfg.reduction == "sum" else f"(1/(n·{_width(cfg)})) Σ_rows {one}")
 
 
 def _target(cfg: Any) -> str:
     return "y" if hasattr(cfg, "d_out") else "x"
+
+
+def _width(cfg: Any) -> str:
+    """Return the letter of the target's width."""
+    return "d_out" if hasattr(cfg, "d_out") else "d_in"
 
 
 def _l1(cfg: Any, f: str = "f") -> str:
@@ -214,7 +223,8 @@ def _auxk(cfg: Any, *, signed: bool = False) -> Lines:
     spread = {"none": "", "residual_variance": "e", "input_variance": y}
     below = {name: f" / Σ_rows ‖{of} − mean({of})‖²" if of else "" for name, of in spread.items()}
     normaliser = option(cfg, "auxk_normaliser")
-    rows = "Σ_rows" if normaliser != "none" else "(1/n) Σ_rows" if cfg.reduction == "sum" else "(1/(n·d_in)) Σ_rows"
+    mean = "(1/n)" if cfg.reduction == "sum" else f"(1/(n·{_width(cfg)}))"
+    rows = "Σ_rows" if normaliser != "none" else f"{mean} Σ_rows"
     few = f" · min(1, dead / {width})" if option(cfg, "auxk_few") == "proportional" else ""
     trains = {
         "latents": "e held fixed", "decoder": "e and the codes held fixed: it trains the decoder alone",
@@ -238,7 +248,8 @@ def _penalty(cfg: Any) -> Lines:
         "target_l0": f"λ {rows} (L0/{target} − 1)²" if each else f"λ (mean L0/{target} − 1)²",
         "l1": f"λ {rows} Σ_j f_j",
     }  # fmt: skip
-    lines = [f"  + {terms[cfg.penalty]},  λ = {lam},  L0 = Σ_j gate_j"]
+    count = ",  L0 = Σ_j gate_j" if "L0" in terms[cfg.penalty] else ""
+    lines = [f"  + {terms[cfg.penalty]},  λ = {lam}{count}"]
     if cfg.pre_act:
         who = "dead latents j" if cfg.pre_act_reach == "dead" else "j"
         lines.append(f"  + {number(cfg.pre_act)} · (1/n) Σ_rows Σ_[{who}] ReLU(θ_j − pre_j) ‖W_dec,j‖")

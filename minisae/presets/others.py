@@ -6,7 +6,7 @@ import numpy as np
 
 from minisae.presets.base import Options, Preset, Sizes, decay_after_warmup, scaled_rate
 
-HOLLOW = "AuxK trains the decoder alone: the encoder drops the slopes of what it did not select"
+HOLLOW = "AuxK, off by default, trains the decoder alone: the encoder drops the slopes of what it did not select"
 LEAK = "a selected zero gets gradient: the encoder's backward has no ReLU in it"
 LAST = "the last step is not renormalised: saved rows are one step off unit norm"
 START = "the start is drawn otherwise (there: uniform weights); b_dec is the mean of a sample, there of the first batch"
@@ -81,7 +81,7 @@ def _overcomplete_batch_topk(s: Sizes) -> Options:
 
 
 def _overcomplete_archetypal(s: Sizes) -> Options:
-    shared = {"reduction": "mean", "clip": 1.0, "lr_decay": "constant", "b_dec_start": "zero"}
+    shared = {"reduction": "mean", "clip": 1.0, "lr_decay": "constant", "train_b_dec": False, "b_dec_start": "zero"}
     return {**shared, "k": max(s.d_sae // 10, 1), "delta": 1.0}
 
 

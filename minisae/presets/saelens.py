@@ -1,6 +1,6 @@
 """SAELens 6.54: Adam at 3e-4, all gradients clipped to a norm of 1, no constraint on the decoder."""
 
-from minisae.presets.base import Options, Preset, Sizes
+from minisae.presets.base import ITSELF, Options, Preset, Sizes
 
 NORMS = "decoder rows are free; their norm weighs the penalty, or they select by pre-activation times norm"
 ZERO = "the running threshold starts at 0 and is not corrected for it"
@@ -90,17 +90,17 @@ PRESETS = (
     ),
     Preset(
         "saelens-6.54/jumprelu", "JumpReLUTrainingSAE, mode step", "jumprelu", _jumprelu, 4096,
-        ("the threshold is trained as itself; the paper trains its logarithm",),
+        (ITSELF,),
         (START, "the threshold is float32 there whatever the dtype"),
     ),
     Preset(
         "saelens-6.54/jumprelu-tanh", "JumpReLUTrainingSAE, mode tanh", "jumprelu", _tanh, 4096,
-        ("the pre-activation loss counts dead latents only; at its source (Anthropic, January 2025) all",),
+        (ITSELF, "the pre-activation loss counts dead latents only; at its source (Anthropic, January 2025) all"),
         (START, "the threshold is float32 there whatever the dtype"),
     ),
     Preset(
         "saelens-6.54/jumprelu-quadratic", "JumpReLUTrainingSAE, mode quadratic", "jumprelu", _quadratic, 4096,
-        ("the penalty squares the distance of each row's L0 from its target, not that of the mean",),
+        (ITSELF, "the penalty squares the distance of each row's L0 from its target, not that of the mean"),
         (START, "the threshold is float32 there whatever the dtype"),
     ),
 )  # fmt: skip

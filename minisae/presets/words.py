@@ -54,7 +54,8 @@ def _rise(steps: int, begins: str) -> str:
 def _rate(r: Recipe) -> str:
     rise = f" · min(1, {_rise(r.lr_warmup, r.lr_warmup_begins)})" if r.lr_warmup else ""
     start = int(r.lr_decay_start * r.steps + 1e-9)
-    fall = "" if r.lr_decay == "constant" else f", falling ({r.lr_decay}) to {r.lr_end:g} of it from step {start:,}"
+    of = " of it" if r.lr_end else ""
+    fall = "" if r.lr_decay == "constant" else f", falling ({r.lr_decay}) to {r.lr_end:g}{of} from step {start:,}"
     return f"rate {r.lr:g}{rise} at step t = 0, 1, …{fall}"
 
 

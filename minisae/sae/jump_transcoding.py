@@ -133,6 +133,11 @@ def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, 
     return transcoding.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": threshold}
 
 
+def restart(cfg: Config) -> dict[str, float]:
+    """Return what a latent has at its start, and again when it is resampled, that is neither drawn nor 0."""
+    return {"threshold": cfg.first_threshold}
+
+
 def encode(params: Params, x: Array, cfg: Config) -> Code:
     """Return the code ``(n, d_sae)`` of rows ``x (n, d_in)``."""
     pre = linear.encode(params, x, subtract_b_dec=False)[1]  # (n, d_sae)

@@ -138,9 +138,14 @@ def check_config(cfg: Config) -> None:
 
 def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, dtype: type = np.float32) -> Params:
     """Return the parameters of :func:`minisae.sae.linear.init`, and the first threshold for each latent."""
+    threshold = np.full(cfg.d_sae, restart(cfg)["threshold"], dtype)  # (d_sae,)
+    return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": threshold}
+
+
+def restart(cfg: Config) -> dict[str, float]:
+    """Return what a latent has at its start, and again when it is resampled, that is neither drawn nor 0."""
     first, unit = cfg.first_threshold, cfg.log_unit
-    held = first if cfg.threshold_as == "itself" else unit * np.log(first / unit)
-    return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": np.full(cfg.d_sae, held, dtype)}
+    return {"threshold": first if cfg.threshold_as == "itself" else unit * float(np.log(first / unit))}
 
 
 def units(cfg: Config) -> dict[str, float]:

@@ -38,6 +38,7 @@ Out = jump_transcoding.Out
 Cache = jump_transcoding.Cache
 check_config = jump_transcoding.check_config
 units = jump_transcoding.units
+restart = jump_transcoding.restart
 sizes = transcoding.sizes
 row_width = transcoding.row_width
 split = transcoding.split

@@ -44,6 +44,8 @@ SHAPES = {"W_dec": ("d_sae", "d_in"), "b_dec": ("d_in",)}
 UNITS = {"b_dec": 1, "residual_threshold": 1}
 SAELENS = "matching_pursuit"
 """The architecture that SAELens 6 has for it."""
+MOST = 10
+"""Choices a row at most, as a multiple of ``d_in`` or ``d_sae``: what more could add is rounding."""
 decode = linear.reconstruct
 Params = linear.Params
 
@@ -101,7 +103,7 @@ class Cache(NamedTuple):
 def check_config(cfg: Config) -> None:
     """Refuse a configuration that makes no sense, in one line."""
     linear.check_config(cfg)
-    check_number("k", cfg.k, least=1, whole=True)
+    check_number("k", cfg.k, least=1, most=MOST * max(cfg.d_in, cfg.d_sae), whole=True)
     check_number("residual_threshold", cfg.residual_threshold, least=0)
 
 

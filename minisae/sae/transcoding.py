@@ -98,9 +98,13 @@ def sizes(widths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If neither says where the target begins.
+        If neither says where the target begins, or ``d_out`` cuts through one of several widths.
     """
     d_out, total = options.get("d_out", widths[-1] if len(widths) > 1 else None), sum(widths)
+    ends = [sum(widths[i:]) for i in range(1, len(widths))]
+    if ends and d_out not in ends:
+        wanted = " or ".join(map(str, reversed(ends)))
+        raise InputError(f"d_out: expected {wanted}, where a source of widths {list(widths)} begins, got {d_out!r}")
     if type(d_out) is not int or not 1 <= d_out < total:
         wanted = "expected the width of the target, of rows that hold input and target side by side"
         raise InputError(f"d_out: {wanted}: a whole number below their width {total}, got {d_out!r}")

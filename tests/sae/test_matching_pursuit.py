@@ -144,3 +144,9 @@ def test_saelens_fields():
     with pytest.raises(InputError, match="apply_b_dec_to_input: expected true for a matching pursuit, got false"):
         matching_pursuit.from_saelens(fields | {"apply_b_dec_to_input": False})
     assert "architecture" not in matching_pursuit.to_saelens(matching_pursuit.Config(5, 13))
+
+
+def test_choices_without_end_are_refused():
+    matching_pursuit.check_config(matching_pursuit.Config(5, 13, k=130))
+    with pytest.raises(InputError, match=r"^k: expected a whole number of at least 1 and at most 130, got 131$"):
+        matching_pursuit.check_config(matching_pursuit.Config(5, 13, k=131))

@@ -159,6 +159,14 @@ def test_a_selected_zero_passes_a_slope_with_relu_on_either_side(relu, expected)
         np.testing.assert_array_equal(grads["b_enc"], b_enc)
 
 
+def test_a_target_begins_where_a_source_does():
+    assert transcoder.sizes((7, 5, 3), {"d_out": 8}) == {"d_in": 7, "d_out": 8}
+    with pytest.raises(
+        InputError, match=r"^d_out: expected 3 or 8, where a source of widths \[7, 5, 3\] begins, got 4$"
+    ):
+        transcoder.sizes((7, 5, 3), {"d_out": 4})
+
+
 def test_data_of_another_width_is_refused():
     with pytest.raises(InputError, match=r"^d_in: the data has width 7, the configuration says 8$"):
         start(ArraySource(np.ones((5, 7), np.float32)), "transcoder", transcoder.Config(5, 11, 3), Recipe(steps=1))
