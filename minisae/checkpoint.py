@@ -44,7 +44,8 @@ class SAE(NamedTuple):
     """Where it comes from: model, hook, cache, training; under ``notes`` what was done to read it."""
     normalise: str = "none"
     """What is done to each row before encoding and undone after decoding: ``layer_norm`` (OpenAI, SAELens) or
-    ``constant_norm_rescale`` (SAELens); see :func:`minisae.interop.folding.normalise_rows`."""
+    ``constant_norm_rescale`` (SAELens); see :func:`minisae.interop.folding.normalise_rows`. Of a transcoder, whose
+    output are other rows, nothing is undone, and a skip connection takes the row as it is, as in SAELens."""
 
     def __repr__(self) -> str:
         """Return one line, without the arrays."""
@@ -61,38 +62,28 @@ class SAE(NamedTuple):
         InputError
             If ``x`` is not a matrix of width ``d_in``, or (on the host) has rows with NaN or infinity.
         """
-        backend = backend_of(self.params["W_dec"])
-        if not hasattr(x, "get"):  # not on a device: an array of any framework
-            x = to_floats(x, name="x")
-            if x.ndim == 2 and bad_rows(x).any():
-                raise InputError(nonfinite_message("x", x, bad_rows(x), np.arange(len(x))))
-        x = to_device(x, backend)
-        if x.ndim != 2 or x.shape[1] != self.cfg.d_in:
-            raise InputError(f"x: expected rows of width d_in = {self.cfg.d_in}, got shape {tuple(x.shape)}")
-        x = self._seen(x)[0]  # (n, d_in)
-        f = variant(self.variant).encode(self.params, x, self.cfg)
-        return to_sparse(f if isinstance(f, SparseCode) else to_host(f)) if sparse else dense(f)
+        x = self._checked(x)  # (n, d_in)
+        return self._encoded(x, sparse=sparse)
 
     def decode(self, f: Code, x: Array | None = None) -> Array:
         """Return the reconstruction ``(n, d_in)`` of a code ``(n, d_sae)``; of a transcoder ``(n, d_out)``.
 
-        ``x (n, d_in)``, the rows that were encoded, on the code's backend: with them what a skip connection has of them
-        is added and ``normalise`` undone. :meth:`reconstruct` does both steps.
+        ``x (n, d_in)``, the rows that were encoded: with them what a skip connection has of them is added and
+        ``normalise`` undone. :meth:`reconstruct` does both steps.
 
         Raises
         ------
         InputError
-            If the code is not a matrix of width ``d_sae``.
+            If the code is not a matrix of width ``d_sae``, ``x`` not one of as many rows and width ``d_in``, or (on
+            the host) one of them not of floats or not finite.
         """
-        shape = tuple(getattr(f, "shape", ()))
-        if len(shape) != 2 or shape[1] != self.cfg.d_sae:
-            raise InputError(f"f: expected a code of width d_sae = {self.cfg.d_sae}, got {shape or type(f).__name__}")
-        module = variant(self.variant)
+        f = self._checked_code(f)  # (n, d_sae)
         if x is None:
-            return module.decode(self.params, f)
-        seen, scale, shift = self._seen(x)
-        x_hat = reconstruct(module, self.params, f, seen)  # (n, d_out)
-        return x_hat if self.normalise == "none" else x_hat * scale + shift
+            return variant(self.variant).decode(self.params, f)
+        x = self._checked(x)  # (n, d_in)
+        if len(x) != f.shape[0]:
+            raise InputError(f"x: expected the {f.shape[0]} rows of the code, got {len(x)}")
+        return self._decoded(f, x)
 
     def reconstruct(self, x: Array) -> Array:
         """Return the reconstruction ``(n, d_in)`` of rows ``x (n, d_in)``: encoded, decoded, ``normalise`` undone.
@@ -102,14 +93,48 @@ class SAE(NamedTuple):
         InputError
             As :meth:`encode` does.
         """
-        backend = backend_of(self.params["W_dec"])
-        f = self.encode(x, sparse=backend == "numpy")  # a code (n, d_sae); a sparse one is on the host
-        return self.decode(f, to_device(x if hasattr(x, "get") else to_floats(x, name="x"), backend))
+        x = self._checked(x)  # (n, d_in)
+        f = self._encoded(x, sparse=backend_of(x) == "numpy")  # a code (n, d_sae); a sparse one is on the host
+        return self._decoded(f, x)
 
-    def _seen(self, x: Array) -> tuple[Array, Any, Any]:
-        """Return rows ``x (n, d_in)`` as the variant sees them, and the scale and shift that undo it."""
-        x = x.astype(self.params["W_dec"].dtype, copy=False)  # (n, d_in)
-        return (x, 1, 0) if self.normalise == "none" else normalise_rows(self.normalise, x, namespace(x))
+    def _checked(self, x: Array) -> Array:
+        """Return rows ``x (n, d_in)`` on the parameters' backend and in their dtype, or refuse them."""
+        if not hasattr(x, "get"):  # not on a device: an array of any framework
+            x = to_floats(x, name="x")
+            if x.ndim == 2 and bad_rows(x).any():
+                raise InputError(nonfinite_message("x", x, bad_rows(x), np.arange(len(x))))
+        x = to_device(x, backend_of(self.params["W_dec"]))
+        if x.ndim != 2 or x.shape[1] != self.cfg.d_in:
+            raise InputError(f"x: expected rows of width d_in = {self.cfg.d_in}, got shape {tuple(x.shape)}")
+        return x.astype(self.params["W_dec"].dtype, copy=False)
+
+    def _checked_code(self, f: Code) -> Code:
+        """Return a code ``(n, d_sae)``, a dense one on the parameters' backend, or refuse it."""
+        shape = tuple(getattr(f, "shape", ()))
+        if len(shape) != 2 or shape[1] != self.cfg.d_sae:
+            raise InputError(f"f: expected a code of width d_sae = {self.cfg.d_sae}, got {shape or type(f).__name__}")
+        if hasattr(f, "get"):  # on a device
+            return to_device(f, backend_of(self.params["W_dec"]))
+        values = to_floats(f.values if isinstance(f, SparseCode) else f, name="f")
+        bad = bad_rows(values.reshape(-1, 1) if isinstance(f, SparseCode) else values)
+        if bad.any():
+            what = "entries" if isinstance(f, SparseCode) else "rows"
+            raise InputError(f"f: expected finite {what}, got {int(bad.sum())} of {len(bad)} with NaN or infinity")
+        return f if isinstance(f, SparseCode) else to_device(values, backend_of(self.params["W_dec"]))
+
+    def _encoded(self, x: Array, *, sparse: bool) -> Code:
+        """Return the code of rows that were checked."""
+        seen = x if self.normalise == "none" else normalise_rows(self.normalise, x, namespace(x))[0]  # (n, d_in)
+        f = variant(self.variant).encode(self.params, seen, self.cfg)
+        return to_sparse(f if isinstance(f, SparseCode) else to_host(f)) if sparse else dense(f)
+
+    def _decoded(self, f: Code, x: Array) -> Array:
+        """Return the reconstruction from a code and its rows ``x (n, d_in)``, both checked."""
+        module = variant(self.variant)
+        if self.normalise == "none" or hasattr(self.cfg, "d_out"):  # a transcoder's output are not these rows
+            return reconstruct(module, self.params, f, x)
+        seen, scale, shift = normalise_rows(self.normalise, x, namespace(x))
+        return reconstruct(module, self.params, f, seen) * scale + shift
 
     def save(self, path: str | Path) -> None:
         """Write a SAELens 6 folder, which :func:`load` and SAELens read.

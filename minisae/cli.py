@@ -18,7 +18,7 @@ SHOWN = (
     "what libraries do otherwise than their papers"
 )
 
-SAID = "what SRC does not say: k of a TopK in a bare state dict, variant, threshold, dict_class, embedding"
+SAID = "what a foreign file does not say: k of a TopK in a bare state dict, variant, threshold, dict_class, embedding"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,8 +94,7 @@ def _train(part: Parser) -> None:
     )
     part.add_argument("--reference", action="store_true", help="textbook formulas only, no fast twins")
     part.add_argument("--budget", type=int, default=512, metavar="MIB", help="memory for shuffling (default 512 MiB)")
-    hooks = "which activation, where the cache has several; repeated, several side by side: a transcoder's input and "
-    part.add_argument("--hook", action="append", default=[], help=f"{hooks}target, a crosscoder's sources")
+    _hook(part, "")
     _backend(part)
     _filters(part, tokens=False)
 
@@ -105,6 +104,8 @@ def _eval(part: Parser) -> None:
     part.add_argument("--cache", type=Path, required=True, help="an activation cache, or one .npy array")
     part.add_argument("--model", metavar="NAME", help="char_gpt, or a file of its weights: what splicing costs it")
     part.add_argument("--drop-nonfinite", action="store_true", help="drop rows of an array with NaN or infinity")
+    _hook(part, " (default: that of training)")
+    _foreign(part)
     _backend(part)
 
 
@@ -115,16 +116,14 @@ def _info(part: Parser) -> None:
         default = "%(default)s" if size else "the preset's"
         says = f"a preset is described for this {name} (default {default})"
         part.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help=says)
+    _foreign(part)
 
 
 def _convert(part: Parser) -> None:
     part.add_argument("source", type=Path, metavar="SRC", help="a run, or a trained autoencoder's folder or file")
     part.add_argument("target", type=Path, metavar="DST", help="folder to write")
     part.add_argument("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(formats.WRITTEN)}")
-    part.add_argument(
-        "--format", metavar="FORMAT", help=f"of SRC, where its content does not show it: {', '.join(formats.FORMATS)}"
-    )
-    part.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SAID)
+    _foreign(part)
 
 
 def _bench(part: Parser) -> None:
@@ -166,6 +165,18 @@ def _verify_write(part: Parser) -> None:
 
 def _backend(part: Parser) -> None:
     part.add_argument("--backend", metavar="numpy|cupy|auto", help="(default: MINISAE_BACKEND, or numpy)")
+
+
+def _foreign(part: Parser) -> None:
+    shown = f"of a foreign file, where its content does not show it: {', '.join(formats.FORMATS)}"
+    part.add_argument("--format", metavar="FORMAT", help=shown)
+    part.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=SAID)
+
+
+def _hook(part: Parser, default: str) -> None:
+    says = "which activation, where the cache has several; repeated, several side by side: a transcoder's input and "
+    help_ = f"{says}target, a crosscoder's sources{default}"
+    part.add_argument("--hook", action="append", default=[], metavar="NAME", help=help_)
 
 
 def _filters(part: Parser, *, tokens: bool) -> None:

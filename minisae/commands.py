@@ -3,12 +3,11 @@
 import argparse
 import contextlib
 import difflib
-import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_origin
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from minisae.backend import resolve
 from minisae.cache import Filters, Source, as_source, split
 from minisae.cache import commands as cache_commands
 from minisae.cache.stream import ArraySource, View
-from minisae.console import Result, Stopped, plain
+from minisae.console import Result, Stopped
 from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.evaluate import evaluate, held_out_rows, in_order, load_sae, model_numbers, table, text_behind
@@ -30,18 +29,12 @@ from minisae.presets import variant_of
 from minisae.progress import progress, say
 from minisae.recipe import Recipe
 from minisae.sae import VARIANTS, row_width, variant
+from minisae.settings import pairs, settings
 from minisae.train import Diverged, Record, Run
 
 Options = argparse.Namespace
 OWN = ("k", "l1")
 """Options of some variants only."""
-LISTS = {
-    name: kind
-    for module in VARIANTS.values()
-    for name, kind in module.Config.__annotations__.items()
-    if get_origin(kind) is tuple
-}
-"""Options that are lists of numbers, and their types."""
 
 
 def demo_(options: Options) -> Result:
@@ -146,13 +139,18 @@ def _training_rows(options: Options) -> tuple[Source, dict[str, Any]]:
     """Return the rows to train on, and what must be known to find the others again."""
     filters = Filters(options.skip_positions, options.max_norm, drop_nonfinite=options.drop_nonfinite)
     data = cache_commands.opened(options.cache, verify=True)
-    hook = options.hook[0] if len(options.hook) == 1 else options.hook or None
+    hook = _hook(options)
     source = as_source(data, hook=hook, filters=filters, budget=options.budget * 2**20)
     selection: dict[str, Any] = {"filters": filters._asdict(), "hook": hook, "held_out": options.held_out}
     seed = Recipe._field_defaults["seed"] if options.seed is None else options.seed
     if options.held_out and isinstance(source, View | ArraySource):
         source = split(source, held_out=options.held_out, seed=seed).train
     return source, selection | {"seed": seed}
+
+
+def _hook(options: Options) -> str | list[str] | None:
+    """Return what ``--hook`` says: a name, several side by side, or nothing."""
+    return options.hook[0] if len(options.hook) == 1 else options.hook or None
 
 
 def _saved_step(folder: Path) -> int:
@@ -177,10 +175,11 @@ def _interruptible() -> Iterator[list[int]]:
 
 def eval_(options: Options) -> Result:
     """Measure an autoencoder on rows that it was not trained on, or else on all rows; says which."""
-    sae = load_sae(options.path).to(resolve(options.backend))
+    loaded = load_sae(options.path, format=options.format, options=settings(options.set))
+    sae = loaded.to(resolve(options.backend))
     model = _model(options.model) if options.model else None
     data = cache_commands.opened(options.cache, verify=False)
-    rows = held_out_rows(sae, data, drop_nonfinite=options.drop_nonfinite)
+    rows = held_out_rows(sae, data, hook=_hook(options), drop_nonfinite=options.drop_nonfinite)
     width = row_width(variant(sae.variant), sae.cfg)
     if rows.source.d_in != width:
         raise InputError(f"{options.cache}: expected rows of width {width}, got {rows.source.d_in}")
@@ -269,38 +268,3 @@ def _quality(quality: Any, options: Options) -> Result:
     verdicts = "\n".join(f"{'yes' if yes else 'NO':4}{claim}" for claim, yes in held.items())
     report = {"scores": [score._asdict() for score in scores], "claims": held}
     return Result(f"{quality.table(scores)}\n\n{verdicts}", report, int(not all(held.values())))
-
-
-def settings(words: Sequence[str]) -> dict[str, Any]:
-    """Return the options that ``--set`` gives; a list may be written ``4,16``, and one of a single number ``4``."""
-    return {name: _listed(name, value) if name in LISTS else value for name, value in pairs(words, "--set").items()}
-
-
-def _listed(name: str, value: Any) -> list[Any]:
-    """Return what was said for an option that is a list."""
-    found = value if isinstance(value, list) else [value]
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            found = json.loads(f"[{value}]")
-    whole = LISTS[name] == tuple[int, ...]
-    kinds = (int,) if whole else (int, float)
-    if not all(type(number) in kinds for number in found):
-        what = "whole numbers, such as 4,16" if whole else "numbers, such as 1,0.5"
-        raise InputError(f"--set: expected a list of {what} for {name}, got {value!r}")
-    return found
-
-
-def pairs(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """Return ``NAME=VALUE`` words as a dict; values are read as JSON where they are JSON, else as text."""
-    found = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name:
-            raise InputError(f"{flag}: expected NAME=VALUE, got {word!r}")
-        try:
-            found[name] = json.loads(value.lower() if value in ("True", "False") else value)
-        except ValueError:
-            found[name] = value
-        if plain(found[name]) != found[name]:  # NaN and infinities
-            raise InputError(f"{flag}: expected a finite value for {name}, got {value}")
-    return found

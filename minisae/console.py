@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minisae.errors import InputError
@@ -124,9 +125,11 @@ def _os_message(error: OSError) -> str:
 
 
 def _warner(name: str) -> Any:
-    """Show a warning as the rest of the command line speaks."""
+    """Show a warning as the rest of the command line speaks; one of somebody else's code says where it stands."""
+    ours = str(Path(__file__).parent)
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
-        print(f"{name}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        place = "" if filename.startswith(ours) else f" {filename}:{lineno}:"
+        print(f"{name}: warning:{place} {' '.join(str(message).split())}", file=sys.stderr)
 
     return show

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from minisae.checkpoint import SAE
-from minisae.commands import settings
 from minisae.console import Result
 from minisae.errors import InputError
 from minisae.evaluate import load_sae
 from minisae.interop import formats
 from minisae.interop.common import Stored
+from minisae.settings import settings
 
 
 def convert(

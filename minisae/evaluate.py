@@ -5,7 +5,7 @@ by the selection and the checksums in the run's metadata; on other data, where n
 known what an autoencoder was trained on, all rows count, and the result says so.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from minisae.backend import Array, backend_of, to_device, to_host
 from minisae.cache import Cache, Filters, View, array_source, split, view
 from minisae.cache.format import MANIFEST
 from minisae.cache.index import kept_rows
-from minisae.cache.reader import read_column
+from minisae.cache.reader import hook_name, read_column
 from minisae.cache.stream import ArraySource
 from minisae.checkpoint import SAE, load
 from minisae.errors import InputError
@@ -98,26 +98,32 @@ def load_sae(path: Path, *, format: str | None = None, options: Mapping[str, Any
     return load(path, format=format, options=options)
 
 
-def held_out_rows(sae: SAE, data: Cache | np.ndarray, *, drop_nonfinite: bool = False) -> Rows:
+def held_out_rows(
+    sae: SAE, data: Cache | np.ndarray, *, hook: str | Sequence[str] | None = None, drop_nonfinite: bool = False
+) -> Rows:
     """Return the rows of a cache or an array that ``sae`` was not trained on, as far as its metadata tells.
 
     Parameters
     ----------
     sae : the autoencoder; its metadata names the data, the filters and the split of its training
     data : the same data, or other
+    hook : which activation of a cache, several for several side by side; ``None``: what the metadata says
     drop_nonfinite : drop rows of an array with NaN or infinity, also if training did not
 
     Raises
     ------
     InputError
-        If no rows are left, or rows of other data are not finite.
+        If no rows are left, rows of other data are not finite, or a cache has no such hook.
     """
     chosen = _selection(sae)
     filters = Filters(**chosen.get("filters", {}))
     if not isinstance(data, Cache):
+        if hook is not None:
+            raise InputError(f"hook: expected none for an array, which has no hooks, got {hook!r}")
         return _array_rows(sae, array_source(data, drop_nonfinite=drop_nonfinite or filters.drop_nonfinite))
-    source = view(data, hook=chosen.get("hook"), filters=filters)
-    if sae.metadata.get("cache") != data.identity:
+    source = view(data, hook=_hooks(data, hook, chosen.get("hook")), filters=filters)
+    trained = sae.metadata.get("hooks", list(source.kept.hooks))
+    if sae.metadata.get("cache") != data.identity or list(source.kept.hooks) != trained:
         return _other_rows(sae, source)
     if not chosen.get("held_out"):
         return _nothing_held_out(sae, source)
@@ -129,9 +135,22 @@ def _selection(sae: SAE) -> dict[str, Any]:
     """Return what training noted on its rows; a file's metadata may hold anything under that name."""
     chosen = sae.metadata.get("selection", {})
     filters = chosen.get("filters", {}) if isinstance(chosen, dict) else None
-    if not isinstance(filters, dict) or set(filters) - set(Filters._fields):
+    named = not isinstance(chosen, dict) or isinstance(chosen.get("hook"), str | list | tuple | None)
+    if not isinstance(filters, dict) or set(filters) - set(Filters._fields) or not named:
         raise InputError("metadata: expected selection to be what training here notes, got something else")
     return dict(chosen)
+
+
+def _hooks(cache: Cache, asked: str | Sequence[str] | None, noted: Any) -> tuple[str, ...]:
+    """Return the names of the hooks to read: those asked for, or those that training noted."""
+    hook: Any = noted if asked is None else asked
+    try:
+        return tuple(hook_name(cache, name) for name in (hook if isinstance(hook, list | tuple) else [hook]))
+    except InputError as error:
+        if asked is not None:
+            raise
+        what = "no hook is in the autoencoder's metadata" if noted is None else "that is in the autoencoder's metadata"
+        raise InputError(f"{error}; {what}, say which with hook (--hook)") from None
 
 
 def _array_rows(sae: SAE, source: ArraySource) -> Rows:

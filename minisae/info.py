@@ -21,6 +21,7 @@ from minisae.presets import PRESETS, Sizes
 from minisae.presets.words import describe
 from minisae.recipe import CHOICES, Recipe
 from minisae.sae import VARIANTS, variant
+from minisae.settings import settings
 
 Options = argparse.Namespace
 FLAGS = ("variant", "d_sae", "k", "l1", "steps", "batch_size", "lr", "seed", "dtype")
@@ -39,7 +40,7 @@ def info_(options: Options) -> Result:
         raise InputError(f"{options.name}: expected a name after the words preset and ledger alone")
     if options.path == Path("options"):
         return _options_info()
-    return _sae_info(options.path) if options.path else _machine_info()
+    return _sae_info(options) if options.path else _machine_info()
 
 
 def _machine_info() -> Result:
@@ -59,7 +60,8 @@ def _version(name: str) -> str:
     return packages.version(found[0]) if found else "not installed"
 
 
-def _sae_info(path: Path) -> Result:
+def _sae_info(options: Options) -> Result:
+    path = options.path
     known = read_json(path / checkpoint.RUN) if (path / checkpoint.RUN).exists() else {}
     had = known.get("recipe", {})
     recipe = {key: had[key] for key in Recipe._fields if key in had}
@@ -70,7 +72,7 @@ def _sae_info(path: Path) -> Result:
         name, cfg = known["variant"], known["cfg"]
         more = {"step": f"{known['step']} of {recipe.get('steps', '?')}", **known["source"]}
     else:
-        sae = load_sae(path)
+        sae = load_sae(path, format=options.format, options=settings(options.set))
         name, cfg, more = sae.variant, sae.cfg._asdict(), sae.metadata
     formula = [line for line in (variant(name).__doc__ or "").split("\n\n")[1].splitlines() if line.startswith("    ")]
     lines = [f"{path}: {name}", f"sections are those of {variant(name).SOURCE}", "", *formula]

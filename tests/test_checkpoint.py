@@ -58,6 +58,51 @@ def test_wrong_widths_are_one_line():
             sae.decode(code)
 
 
+SKIP = ("jumprelu_skip_transcoder", Case({"d_out": 3}))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_decode_refuses_rows_that_are_not_those_of_the_code(sparse):
+    sae, x = make(*SKIP)
+    f = sae.encode(x, sparse=sparse)
+    for wrong, line in {
+        "fewer rows": (x[:3], "expected the 7 rows of the code, got 3"),
+        "other width": (np.ones((7, 4)), r"expected rows of width d_in = 2, got shape \(7, 4\)"),
+        "one row": (x[0], r"expected rows of width d_in = 2, got shape \(2,\)"),
+        "a number": (3.0, r"expected an array \(NumPy, DLPack, __array__\), got float"),
+        "whole numbers": (x.astype(int), "expected float16, bfloat16, float32 or float64, got int64"),
+        "objects": (x.astype(object), "expected float16, bfloat16, float32 or float64, got object"),
+        "NaN": (np.full((7, 2), np.nan), "expected finite rows, got 7 of 7 with NaN or infinity .*"),
+    }.values():
+        with pytest.raises(InputError, match=f"^x: {line}$"):
+            sae.decode(f, wrong)
+    np.testing.assert_array_equal(sae.decode(f, x), sae.reconstruct(x) if sparse else sae.decode(f, x.tolist()))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_codes_that_are_no_finite_floats_are_refused(sparse):
+    sae, x = make(*SKIP)
+
+    def changed(change):
+        code = sae.encode(x, sparse=sparse)
+        return code._replace(values=change(code.values)) if sparse else change(code)
+
+    def holed(values):
+        values = values.copy()
+        values.flat[1] = np.inf
+        return values
+
+    kind = "entries" if sparse else "rows"
+    for change, line in {
+        lambda values: values.astype(object): "expected float16, bfloat16, float32 or float64, got object",
+        lambda values: values.astype(int): "expected float16, bfloat16, float32 or float64, got int64",
+        holed: rf"expected finite {kind}, got 1 of \d+ with NaN or infinity",
+    }.items():
+        for given in ((), (x,)):
+            with pytest.raises(InputError, match=f"^f: {line}$"):
+                sae.decode(changed(change), *given)
+
+
 def test_rows_that_are_not_finite_are_refused():
     sae, x = make()
     x[3, 1] = np.nan

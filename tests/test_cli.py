@@ -142,6 +142,31 @@ def test_eval_with_a_model(tmp_path, run, refused, monkeypatch):
     refused([*words, "--cache", tmp_path / "c"], "expected a hook of char_gpt", "got 'mlp'")
 
 
+def test_eval_of_what_knows_no_hook(tmp_path, run, refused):
+    """A transcoder from elsewhere on a cache of two activations: options say which is its input, which its target."""
+    write_cache(tmp_path / "two", [{"acts.in": rows(), "acts.out": rows(d=7)}])
+    words = ["train", tmp_path / "two", "--out", tmp_path / "run", "--variant", "transcoder", *SETTINGS]
+    assert run(*words, "--hook", "in", "--hook", "out")[0] == 0
+    sae = minisae.load(tmp_path / "run")
+    sae._replace(metadata={}).save(tmp_path / "foreign")
+    words = ["eval", tmp_path / "foreign", "--cache", tmp_path / "two"]
+    refused(words, "hook: expected one of acts.in, acts.out", "say which with hook (--hook)")
+    status, out, _ = run(*words, "--hook", "in", "--hook", "acts.out", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["how"] == "all 997 rows: it is not known on what the autoencoder was trained"
+    own = json.loads(run("eval", tmp_path / "run", *words[2:], "--json")[1])
+    assert own["how"] == "all 997 rows: the autoencoder was trained on them, nothing was held out"
+    assert found["metrics"] == own["metrics"]
+    refused([*words, "--hook", "in"], "expected rows of width 20, got 13", lines=1)
+    refused([*words, "--hook", "mlp"], "hook: expected one of acts.in, acts.out", "got 'mlp'")
+    turned = json.loads(run("eval", tmp_path / "run", *words[2:], "--hook", "out", "--hook", "in", "--json")[1])
+    assert turned["how"] == "all 997 rows of other data than the autoencoder was trained on"
+    assert turned["metrics"]["pooled_r2"] != own["metrics"]["pooled_r2"]
+    np.save(tmp_path / "a.npy", rows(d=20))
+    refused([*words[:3], tmp_path / "a.npy", "--hook", "in"], "hook: expected none for an array, which has no hooks")
+
+
 def test_cache_import_info_check(tmp_path, run):
     np.save(tmp_path / "a.npy", rows())
     status, out, _ = run("cache", "import", tmp_path / "a.npy", "--out", tmp_path / "c", "--meta", "model=toy")

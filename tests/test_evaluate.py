@@ -6,7 +6,7 @@ import pytest
 import minisae
 from minisae import metrics
 from minisae.baselines import fit
-from minisae.cache import ArraySource, Filters, split, view
+from minisae.cache import ArraySource, Filters, split, view, write_cache
 from minisae.checkpoint import SAE
 from minisae.errors import InputError
 from minisae.evaluate import MEANING, documents_of, evaluate, held_out_rows, in_order, model_numbers
@@ -67,6 +67,33 @@ def test_rows_of_the_split_of_training(tmp_path):
     assert other.how == f"all {other.source.rows} rows of other data than the autoencoder was trained on"
     part = held_out_rows(sae._replace(metadata={"cache": cache.identity, "rows": 17}), cache)
     assert part.how.endswith("was trained on 17 of them, nothing was held out")
+
+
+def test_rows_of_another_hook_than_that_of_training(tmp_path):
+    known = {"doc_id": np.arange(997) // 97}
+    two = write_cache(tmp_path / "two", [{"acts.in": X, "acts.out": X[:, :7], **known}])
+    chosen = {"held_out": 0.4, "seed": 3, "filters": {}, "hook": "in"}
+    about = {"cache": two.identity, "hooks": ["acts.in"], "selection": chosen}
+    sae = random_sae()._replace(metadata=about)
+    for hook in (None, "in", "acts.in", ["acts.in"]):
+        rows = held_out_rows(sae, two, hook=hook)
+        assert rows.how.startswith("held out")
+        assert rows.source.kept.hooks == ("acts.in",)
+    for hook in ("out", ["in", "out"]):
+        rows = held_out_rows(sae, two, hook=hook)
+        assert rows.source.d_in == (7 if hook == "out" else 18)
+        assert rows.how == "all 997 rows of other data than the autoencoder was trained on"
+    with pytest.raises(InputError, match=r"^hook: expected one of acts\.in, acts\.out in .*two, got 'mlp'$"):
+        held_out_rows(sae, two, hook="mlp")
+    for noted, line in {None: "no hook is", "mlp": "that is"}.items():
+        other = sae._replace(metadata=about | {"selection": {"hook": noted}})
+        said = rf"got {noted!r}; {line} in the autoencoder's metadata, say which with hook \(--hook\)$"
+        with pytest.raises(InputError, match=said):
+            held_out_rows(other, two)
+    with pytest.raises(InputError, match=r"^hook: expected none for an array, which has no hooks, got 'in'$"):
+        held_out_rows(sae, X, hook="in")
+    with pytest.raises(InputError, match=r"^metadata: expected selection to be what training here notes"):
+        held_out_rows(sae._replace(metadata={"selection": {"hook": {"in": 1}}}), two)
 
 
 def test_rows_of_an_array():

@@ -21,7 +21,7 @@ LAYERS = (
     ("minisae.interventions", "minisae.interpret", "minisae.baselines", "minisae.verify", "minisae.ledger"),
     (
         *("minisae.cli", "minisae.__main__", "minisae.commands", "minisae.convert", "minisae.info", "minisae.demo"),
-        "minisae.bench",
+        *("minisae.bench", "minisae.settings"),
         *("minisae.quality", "minisae.demo_jobs", "minisae.demo_report", "minisae.evaluate"),
         *("minisae.gpu.parity", "minisae.gpu.bench"),
     ),
@@ -233,14 +233,12 @@ def test_no_keyword_bags():
 
 def test_no_inheritance_but_protocols_tuples_and_errors():
     bases = {"NamedTuple", "Protocol", "Exception", "ValueError", "ArithmeticError"}
-    restricted = "minisae/interop/torch_pt.py"  # pickle's own way to refuse names is a subclass of its reader
     found = [
         f"{place}:{node.lineno} class {node.name}"
         for place, tree in SOURCES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ClassDef)
         and any(ast.unparse(base).partition("[")[0] not in bases for base in node.bases)
-        and not (place == restricted and ast.unparse(node.bases[0]) == "pickle.Unpickler")
     ]
     assert not found
 
@@ -249,7 +247,10 @@ def test_nothing_is_unpickled():
     found = []
     for place, tree in SOURCES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pickle.load", "pickle.loads", "eval", "exec"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("eval", "exec"):
+                found.append(f"{place}:{node.lineno}")
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if "pickle" in [*names, node.module if isinstance(node, ast.ImportFrom) else ""]:
                 found.append(f"{place}:{node.lineno}")
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
                 found.append(f"{place}:{node.value.lineno}")

@@ -8,6 +8,7 @@ import numpy as np
 
 from minisae.cache.filters import KEEP_ALL, Filters, check_filters
 from minisae.cache.format import LOG, MANIFEST, check_shard, read_log, read_manifest
+from minisae.cache.lazy import npy_header, reading
 from minisae.cache.reader import Cache, damaged_shards, open_cache
 from minisae.cache.sources import open_tables, table_rows
 from minisae.cache.writer import Settings, write_rows
@@ -44,11 +45,10 @@ def opened(path: Path, *, verify: bool) -> Cache | np.ndarray:
     expect_cache(path, array=True)
     if path.is_dir():
         return open_cache(path, verify=verify)
-    try:
+    with reading(path, "an array in .npy format"), path.open("rb") as file:
+        npy_header(file, path, path.name)
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)  # (n, d_in)
-        return array
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: expected an array in .npy format, got {error}") from None
+    return array
 
 
 def import_(

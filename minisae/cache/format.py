@@ -189,7 +189,9 @@ def read_log(folder: Path, manifest: Manifest) -> Log:
         if "end" in fields:
             if number < len(lines) or (fields.get("rows"), fields.get("shards")) != (rows, len(shards)):
                 raise InputError(f"{path}: expected the closing line last and in agreement, got {rows} rows before it")
-            return Log(tuple(shards), True, int(fields["seen"]), size + len(line), False)
+            if type(fields.get("seen")) is not int:
+                raise InputError(f"{path}: expected the closing line to say how many rows were seen")
+            return Log(tuple(shards), True, fields["seen"], size + len(line), False)
         shard = _shard(path, fields, manifest)
         if shard.row0 != rows:
             raise InputError(f"{path}: expected line {number} to start at row {rows}, got {shard.row0}")
@@ -216,8 +218,8 @@ def _shard(path: Path, fields: dict[str, Any], manifest: Manifest) -> Shard:
             raise ValueError("negative or missing counts")
         if {name: s.mean.shape for name, s in stats.items()} != {name: (d,) for name, d in manifest.d_in.items()}:
             raise ValueError("statistics of another width")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: expected a complete line for {file}, got {error}") from None
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise InputError(f"{path}: expected a complete line for {file}, got {str(error)[:160]!r}") from None
     return shard
 
 

@@ -40,6 +40,11 @@ DTYPES: dict[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+MOST_AXES = 32
+MOST_BYTES = 2**62
+"""An axis may have this many entries, and all axes but the empty ones together this many bytes."""
+
+
 class Tensor(NamedTuple):
     """Where one tensor lies in its file: ``offset`` counts from the start of the file."""
 
@@ -112,7 +117,7 @@ def _lay_out(path: Path, header: dict[str, Any], start: int, size: int) -> dict[
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset < end:
-            raise InputError(f"{path}: expected tensors that do not overlap, got {name!r} inside its neighbour")
+            raise InputError(f"{path}: expected tensors that do not overlap, got {name[:80]!r} inside its neighbour")
         end = tensor.offset + tensor.nbytes
     return tensors
 
@@ -123,23 +128,36 @@ def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> Tensor:
         dtype, shape, (low, high) = DTYPES[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{path}: expected dtype, shape and data_offsets for {name!r}, got {str(entry)[:80]}"
+            f"{path}: expected dtype, shape and data_offsets for {name[:80]!r}, got {str(entry)[:80]!r}"
         ) from None
-    if not all(type(value) is int and value >= 0 for value in (*shape, low, high)):
-        raise InputError(f"{path}: expected whole numbers >= 0 for {name!r}, got shape {shape}, offsets {low}, {high}")
+    if not all(type(value) is int and value >= 0 for value in (*shape, low, high)) or high > MOST_BYTES:
+        got = f"shape {shape}, offsets {low}, {high}"
+        raise InputError(f"{path}: expected whole numbers from 0 to 2^62 for {name[:80]!r}, got {got[:160]!r}")
+    if not addressable(shape, dtype):
+        raise InputError(f"{path}: expected a shape that memory can have for {name[:80]!r}, got {str(shape)[:160]}")
     tensor = Tensor(dtype, shape, start + low)
     if tensor.nbytes != high - low:
         raise InputError(
-            f"{path}: expected {tensor.nbytes} bytes for {name!r} of shape {shape}, got offsets {low} to {high}"
+            f"{path}: expected {tensor.nbytes} bytes for {name[:80]!r} of shape {shape}, got offsets {low} to {high}"
         )
     if start + high > size:
-        raise InputError(f"{path}: expected {start + high} bytes for {name!r}, got a file of {size}; it is truncated")
+        raise InputError(f"{path}: expected {start + high} bytes for {name[:80]!r}, got {size}; it is truncated")
     return tensor
 
 
-def mapped(path: Path, tensor: Tensor) -> np.ndarray:
-    """Return a tensor as a read-only array over the file, of the tensor's shape; nothing is read yet."""
-    if not tensor.nbytes:
-        return np.empty(tensor.shape, tensor.dtype)
-    raw = np.memmap(path, np.uint8, "r", tensor.offset, (tensor.nbytes,))  # (bytes,)
-    return raw.view(tensor.dtype).reshape(tensor.shape)
+def addressable(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+    """Return whether an array may have this shape; an empty one of great width cannot be made either."""
+    if len(shape) > MOST_AXES or any(not 0 <= n <= MOST_BYTES for n in shape):
+        return False
+    return math.prod(n for n in shape if n) * dtype.itemsize <= MOST_BYTES
+
+
+def mapped(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return tensors as read-only arrays over the file, of their shapes; nothing is read yet."""
+    raw = np.memmap(path, np.uint8, "r")  # (bytes,), once: each map holds a file open
+    return {
+        name: raw[t.offset : t.offset + t.nbytes].view(t.dtype).reshape(t.shape)
+        if t.nbytes
+        else np.empty(t.shape, t.dtype)
+        for name, t in tensors.items()
+    }

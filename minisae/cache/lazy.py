@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from minisae.errors import InputError
 
 STRETCH = 16 * 2**20
 """Bytes fetched at a time."""
+NPY_HEADER = 10_000
+"""Longest header of an ``.npy`` file that is read, in bytes, as NumPy itself reads them."""
+_DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a damaged file can raise: a RuntimeError is nesting too deep, or a member behind a password."""
 
 
 class Lazy(NamedTuple):
@@ -90,26 +97,42 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise InputError(
             f"{path}: expected {what}, got {error.strerror or ' '.join(str(error).split())[:200]}"
         ) from None
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path}: expected {what}, got {' '.join(str(error).split())[:200]}") from None
 
 
-def _npy_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read the header of an ``.npy`` stream: shape, Fortran order, type. Pickled objects are refused."""
+def npy_header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an ``.npy`` stream: shape, Fortran order, type. Pickled objects are refused.
+
+    Raises
+    ------
+    InputError
+        For another version, a header longer than NumPy writes one, pickled objects, or a shape no array can have.
+    """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise InputError(f"{path}: expected .npy version 1 or 2, got {version}")
+        raise InputError(f"{path}: expected .npy version 1 or 2, got {version} in {name[:80]!r}")
+    start = file.tell()
+    length = int.from_bytes(file.read(2 * version[0]), "little")
+    if length > NPY_HEADER:
+        raise InputError(f"{path}: expected an .npy header of at most {NPY_HEADER} bytes, got {length}")
+    file.seek(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except (RecursionError, MemoryError, tokenize.TokenError):  # NumPy's parser of brackets in brackets, or left open
+        raise InputError(f"{path}: expected an .npy header, got one whose brackets cannot be read") from None
     if dtype.hasobject:
-        raise InputError(f"{path}: expected numbers, got pickled objects, which are never loaded")
+        raise InputError(f"{path}: expected numbers, got pickled objects in {name[:80]!r}, which are never loaded")
+    if not dtype.itemsize or not header.addressable(shape, dtype):
+        raise InputError(f"{path}: expected a shape that memory can have in {name[:80]!r}, got {str(shape)[:160]}")
     return shape, fortran, dtype
 
 
 def open_npy(path: Path) -> dict[str, Lazy]:
     """Open an ``.npy`` file."""
     with reading(path, "an .npy file"), path.open("rb") as file:
-        shape, fortran, dtype = _npy_header(file, path)
+        shape, fortran, dtype = npy_header(file, path, path.name)
         if fortran and len(shape) > 1:
             return {"acts": in_memory(np.load(path, mmap_mode="r"))}
         return {"acts": flat_file(path, file.tell(), dtype, shape)}
@@ -121,7 +144,7 @@ def open_npz(path: Path) -> dict[str, Lazy]:
     with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             with archive.open(info) as file:
-                shape, fortran, dtype = _npy_header(file, path)
+                shape, fortran, dtype = npy_header(file, path, info.filename)
                 if fortran and len(shape) > 1:
                     raise InputError(f"{path}: expected C order, got Fortran order in {info.filename!r}")
                 start = file.tell()
@@ -140,7 +163,7 @@ def _compressed(path: Path, info: zipfile.ZipInfo, shape: tuple[int, ...], dtype
 
     def pieces(start: int) -> Iterator[np.ndarray]:
         with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive, archive.open(info) as file:
-            _npy_header(file, path)
+            npy_header(file, path, info.filename)
             for row in range(0, shape[0], step):
                 size = min(step, shape[0] - row)
                 raw = file.read(size * width)

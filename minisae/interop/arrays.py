@@ -4,24 +4,38 @@ What comes back of safetensors and ``torch.save`` lies in the file and is read o
 Sizes are compared with the file's before anything is allocated.
 """
 
+import contextlib
+import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from minisae.cache import header
-from minisae.cache.lazy import reading
+from minisae.cache.lazy import npy_header, reading
 from minisae.errors import InputError
 from minisae.interop.torch_pt import read_pt
 
-MAX_PICKLE = 2**20
-"""Longest pickle of a checkpoint, in bytes: it holds names and shapes, no values."""
+MAX_PICKLE = 2**18
+"""Longest pickle of a checkpoint, in bytes: it holds names and shapes, a hundred bytes for a tensor, and no values."""
 FREE = 2**24
 """Bytes to which a member of an npz may unpack whatever it is packed in."""
 PACKED = 50
 """How many times its packed size a larger one may have: weights shrink by a tenth, a bomb grows a thousandfold."""
+_READ: ContextVar[dict[Path, dict[str, Any]] | None] = ContextVar("_READ", default=None)
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+    """Read each state dict once within: every format looks into it to recognise its own."""
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -34,7 +48,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.exists():
         raise InputError(f"{path}: no such file")
-    return {name: header.mapped(path, tensor) for name, tensor in header.read(path).items()}
+    return header.mapped(path, header.read(path))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -46,6 +60,9 @@ def read_state(path: Path) -> dict[str, Any]:
         For a pickle that names anything but tensors, a damaged file, something else than a dict of names, or a tensor
         with more entries than the file has bytes for.
     """
+    known = _READ.get()
+    if known is not None and path in known:
+        return dict(known[path])
     content = read_pt(path, max_pickle=MAX_PICKLE)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path}: expected a state dict, got a {type(content).__name__}")
@@ -53,7 +70,9 @@ def read_state(path: Path) -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, np.ndarray) and value.nbytes > size:
             raise InputError(f"{path}: expected {name[:80]!r} to fit the file, got shape {value.shape}")
-    return content
+    if known is not None:
+        known[path] = content
+    return dict(content)
 
 
 def read_npz(path: Path, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
@@ -86,15 +105,6 @@ def read_npz(path: Path, wanted: Sequence[str] = ()) -> dict[str, np.ndarray]:
 
 def _check_npy(path: Path, name: str, file: IO[bytes], size: int) -> None:
     """Refuse a member of an npz whose header does not fit its size."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise InputError(f"{path}: expected .npy version 1 or 2, got {version} in {name[:80]!r}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    if dtype.hasobject:
-        raise InputError(f"{path}: expected numbers, got pickled objects in {name[:80]!r}, which are never loaded")
-    need = dtype.itemsize
-    for n in shape:
-        need *= int(n)
-    if need != size - file.tell() or min(shape, default=0) < 0:
+    shape, _, dtype = npy_header(file, path, name)
+    if math.prod(shape) * dtype.itemsize != size - file.tell():
         raise InputError(f"{path}: expected the bytes of shape {shape} in {name[:80]!r}, got {size - file.tell()}")

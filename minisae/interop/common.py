@@ -17,7 +17,7 @@ from minisae.sae import VARIANTS, variant
 Layout = Mapping[str, str]
 """What a format calls each parameter; ``.T`` at the end where it stands transposed."""
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
-"""What may be done to each row before encoding, and undone after decoding: see :class:`minisae.checkpoint.SAE`."""
+"""What may be done to each row before encoding; how it is undone, see :class:`minisae.checkpoint.SAE`."""
 
 
 class Stored(NamedTuple):
@@ -42,7 +42,9 @@ def config_from(name: str, options: Mapping[str, Any], source: object) -> Any:
     unknown = sorted(set(options) - set(module.Config._fields))
     if unknown:
         known = ", ".join(module.Config._fields)
-        raise InputError(f"{source}: {name} has no option {', '.join(unknown)}; expected some of {known}")
+        what = ", ".join(unknown)[:160]
+        shown = what if what.isprintable() else repr(what)
+        raise InputError(f"{source}: {name} has no option {shown}; expected some of {known}")
     missing = sorted(set(module.Config._fields) - set(module.Config._field_defaults) - set(options))
     if missing:
         raise InputError(f"{source}: {', '.join(missing)} missing")
@@ -56,7 +58,7 @@ def config_of_file(name: object, options: Mapping[str, Any], source: object) -> 
     try:
         return config_from(str(name), options, source)
     except InputError as error:
-        line = str(error)
+        line = str(error)[:400]
         raise InputError(line if line.startswith(f"{source}: ") else f"{source}: {line}") from None
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
         what = " ".join(str(error).split())[:160]
@@ -96,7 +98,7 @@ def checked(arrays: Mapping[str, Any], name: str, cfg: Any, source: Path) -> dic
     shapes = {key: tuple(getattr(cfg, letter) for letter in letters) for key, letters in VARIANTS[name].SHAPES.items()}
     for key, shape in shapes.items():
         if not isinstance(arrays.get(key), np.ndarray):
-            have = ", ".join(sorted(arrays))[:160] or "none"
+            have = _names(arrays)
             raise InputError(f"{source}: expected an array {key} {shape}, found {have}")
         a = arrays[key]
         if a.shape != shape:
@@ -118,6 +120,12 @@ def checked(arrays: Mapping[str, Any], name: str, cfg: Any, source: Path) -> dic
     return params
 
 
+def _names(arrays: Mapping[str, Any]) -> str:
+    """Return some of the names, on one line whatever stands in them."""
+    shown = ", ".join(sorted(name[:80] for name in arrays))[:160] or "none"
+    return shown if shown.isprintable() else repr(shown)
+
+
 def is_float(a: np.ndarray) -> bool:
     """Return whether an array holds floating-point numbers, bfloat16 included."""
     return bool(np.issubdtype(a.dtype, np.floating)) or a.dtype == ml_dtypes.bfloat16
@@ -136,7 +144,7 @@ def gather(arrays: Mapping[str, Any], layout: Layout, source: Path) -> dict[str,
         name = theirs.removesuffix(".T")
         a = arrays.get(name)
         if not isinstance(a, np.ndarray):
-            have = ", ".join(sorted(arrays))[:160] or "none"
+            have = _names(arrays)
             raise InputError(f"{source}: expected an array {name}, found {have}")
         if not a.size:
             raise InputError(f"{source}: expected an array {name} with entries, got shape {a.shape}")
@@ -159,8 +167,13 @@ def widened(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float64)
 
 
-def number_of(fields: Mapping[str, Any], key: str, source: Path, *, whole: bool = False) -> Any:
-    """Return a positive finite number out of a file's fields.
+def unsaid(key: str) -> str:
+    """Return what to do about what a file does not say."""
+    return f'the file does not say, so options={{"{key}": …}} must, on the command line --set {key}=…'
+
+
+def number_of(fields: Mapping[str, Any], key: str, source: Path, *, whole: bool = False, asked: bool = False) -> Any:
+    """Return a positive finite number out of a file's fields, or out of options that are ``asked`` for in its place.
 
     Raises
     ------
@@ -170,6 +183,9 @@ def number_of(fields: Mapping[str, Any], key: str, source: Path, *, whole: bool 
     value = fields.get(key)
     kind = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < 2**53:
+        if value is None:
+            got = unsaid(key) if asked else "there is none"
+            raise InputError(f"{source}: expected a {'whole ' * whole}number above 0 for {key}: {got}")
         shown = value if isinstance(value, int | float | str) else type(value).__name__
         raise InputError(f"{source}: expected a {'whole ' * whole}number above 0 for {key}, got {str(shown)[:40]!r}")
     return value
@@ -203,6 +219,23 @@ def trained_options(record: Any, name: str, source: object) -> dict[str, Any]:
     if not isinstance(cfg, dict):
         raise InputError(f"{source}: expected minisae to hold variant {name} and cfg, got something else")
     return {key: value for key, value in cfg.items() if key not in ("d_in", "d_sae")}
+
+
+def hooks_of(fields: Mapping[str, Any], into: str, out: str, source: object) -> dict[str, str]:
+    """Return the hooks of input and output under the names that metadata has for them, those that fields name.
+
+    Raises
+    ------
+    InputError
+        If one is no text.
+    """
+    found: dict[str, str] = {}
+    for ours, theirs in (("hook_name", into), ("hook_name_out", out)):
+        value = fields.get(theirs)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{source}: expected {theirs} to be text, got a {type(value).__name__}")
+        found |= {} if value is None else {ours: value}
+    return found
 
 
 def only(options: Mapping[str, Any], known: tuple[str, ...], source: object) -> None:

@@ -20,7 +20,18 @@ from minisae.backend import to_host
 from minisae.errors import InputError
 from minisae.interop import folding
 from minisae.interop.arrays import read_state
-from minisae.interop.common import Layout, Stored, adopted, gather, only, refuse, scalar_of, spread, trained_options
+from minisae.interop.common import (
+    Layout,
+    Stored,
+    adopted,
+    gather,
+    only,
+    refuse,
+    scalar_of,
+    spread,
+    trained_options,
+    unsaid,
+)
 from minisae.interop.files import read_json, write_atomically
 from minisae.interop.torch_write import pt_bytes
 from minisae.sae import matryoshka
@@ -87,7 +98,7 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
         raise InputError(f"{place}: expected trainer to be an object, got a {type(trainer).__name__}")
     name = options.get("dict_class", trainer.get("dict_class")) or _class_by_names(state)
     if not isinstance(name, str) or name not in CLASSES:
-        got = f"got {name[:60]!r}" if isinstance(name, str) else "found no config.json that names it"
+        got = f"got {name[:60]!r}" if isinstance(name, str) else f"no config.json names it; {unsaid('dict_class')}"
         raise InputError(f"{weights}: expected dict_class one of {', '.join(CLASSES)}; {got}")
     kind, notes = CLASSES[name], [f"dictionary_learning's {name}"]
     arrays = gather(state, kind.layout, weights)

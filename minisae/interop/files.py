@@ -9,6 +9,8 @@ from minisae.errors import InputError
 
 MAX_JSON = 16 * 2**20
 """Longest JSON file that is read, in bytes."""
+DIGITS = 40
+"""Most digits of a whole number in it: each may come back in a message, and in arithmetic."""
 
 
 def write_beside(path: Path, data: bytes) -> Path:
@@ -48,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_JSON:
             raise InputError(f"{path}: expected a JSON file of at most {MAX_JSON} bytes, got {size}")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -60,3 +62,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def _whole(text: str) -> int:
+    """Return a number of JSON that has no fraction."""
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text)} characters")
+    return int(text)

@@ -22,6 +22,7 @@ from minisae.interop import (
     saelens,
     sparsify,
 )
+from minisae.interop.arrays import read_once
 from minisae.interop.common import Stored
 
 FORMATS: dict[str, ModuleType] = {
@@ -46,8 +47,9 @@ def read(path: Path, *, format: str | None, options: Mapping[str, Any]) -> Store
     """
     if format is not None and format not in FORMATS:
         raise InputError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    name = format or recognise(path)
-    return FORMATS[name].read(path, options)  # type: ignore[no-any-return]
+    with read_once():
+        name = format or recognise(path)
+        return FORMATS[name].read(path, options)  # type: ignore[no-any-return]
 
 
 def recognise(path: Path) -> str:

@@ -3,7 +3,8 @@
 Both weights stand transposed (linear layers); b_dec is not subtracted. The rows of training were scaled by s =
 √d_in / (mean norm of the data, recorded), and back by the same of the target: folded, so that raw rows go in and come
 out. The one ``jump_relu_threshold`` is in raw units, so that it becomes θ s beside a folded encoder. The distilled ones
-(``config.json``, ``sae_weights.safetensors``) hold ``log_jumprelu_threshold`` for each latent, in scaled units.
+(``config.json``, ``sae_weights.safetensors``) hold ``log_jumprelu_threshold`` for each latent, in scaled units. One
+whose hooks of input and output are not the same is a transcoder; its file must say the scale of the target.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from minisae.errors import InputError
 from minisae.interop import folding
 from minisae.interop.arrays import read_safetensors
-from minisae.interop.common import Layout, Stored, adopted, gather, number_of, only
+from minisae.interop.common import Layout, Stored, adopted, gather, hooks_of, number_of, only
 from minisae.interop.files import read_json
 
 NAME = "llama_scope"
@@ -25,7 +26,7 @@ LAYOUT: Layout = {
     "W_enc": "encoder.weight.T", "b_enc": "encoder.bias", "W_dec": "decoder.weight.T", "b_dec": "decoder.bias",
 }  # fmt: skip
 ACTIVATIONS = ("jumprelu", "JumpReLU", None)
-NORMS = "dataset_average_activation_norm"
+NORMS, HOOKS = "dataset_average_activation_norm", ("hook_point_in", "hook_point_out")
 
 
 def recognises(path: Path) -> bool:
@@ -51,7 +52,9 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
         raise InputError(f"{source}: expected act_fn jumprelu, got {str(fields['act_fn'])[:40]!r}")
     ours = gather(arrays, LAYOUT, weights)
     norms, d_in = fields.get(NORMS, {}), number_of(fields, "d_model", source, whole=True)
-    own: dict[str, Any] = {"d_in": d_in, "subtract_b_dec": False}
+    hooks = hooks_of(fields, *HOOKS, source)
+    transcoder = len(set(hooks.values())) == len(HOOKS)
+    own: dict[str, Any] = {"d_in": d_in} | ({"d_out": d_in} if transcoder else {"subtract_b_dec": False})
     if "d_sae" in fields:
         own["d_sae"] = number_of(fields, "d_sae", source, whole=True)
     if not isinstance(norms, dict):
@@ -67,16 +70,11 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
         one = number_of(fields, "jump_relu_threshold", source) * (into or 1)
         ours["threshold"] = np.full(ours["b_enc"].shape, one, np.float32)
         notes.append("jump_relu_threshold times the scale of rows stands for every latent")
-    made = adopted(weights, "jumprelu", own, ours, metadata=_about(fields) | {"notes": notes})
+    name = "jumprelu_transcoder" if transcoder else "jumprelu"
+    made = adopted(weights, name, own, ours, metadata={"format": NAME, **hooks, "notes": notes})
     if into is None:
         notes.append("rows must be scaled as in training: the files do not say by what")
         return made
-    out = d_in**0.5 / number_of(norms, "out", source) if "out" in norms else into
+    out = d_in**0.5 / number_of(norms, "out", source) if "out" in norms or transcoder else into
     notes.append(f"the scale {into:g} of rows in training was folded: W_enc times it, W_dec and b_dec by {out:g}")
     return made._replace(params=folding.input_scale(made.params, into, out))
-
-
-def _about(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the fields say on where an autoencoder comes from."""
-    hook = fields.get("hook_point_in")
-    return {"format": NAME, **({"hook_name": hook} if isinstance(hook, str) else {})}

@@ -43,11 +43,16 @@ def read(path: Path, options: Mapping[str, Any]) -> Stored:
         return adopted(path, "relu", own, arrays, metadata={"format": NAME, "notes": notes})
     inner = state.get("activation_state_dict")
     if activation != "TopK" or not isinstance(inner, dict):
-        raise InputError(f"{path}: expected activation ReLU, or TopK with its state, got {str(activation)[:40]!r}")
+        raise InputError(f"{path}: expected activation ReLU, or TopK with its state, got {_shown(activation)}")
     after = inner.get("postact_fn", "ReLU")
     if after != "ReLU":
-        raise InputError(f"{path}: expected ReLU after the TopK, got {str(after)[:40]!r}")
+        raise InputError(f"{path}: expected ReLU after the TopK, got {_shown(after)}")
     own["k"] = int(scalar_of(inner, "k", path)) if isinstance(inner.get("k"), np.ndarray) else inner.get("k")
     number_of(own, "k", path, whole=True)
     notes.append("each row is normalised before encoding and back after decoding: layer_norm, as TopK implies there")
     return adopted(path, "topk", own, arrays, metadata={"format": NAME, "notes": notes}, normalise="layer_norm")
+
+
+def _shown(value: Any) -> str:
+    """Return a few characters that say what stands in a file: text, or what kind of thing else."""
+    return repr(value[:40]) if isinstance(value, str) else f"a {type(value).__name__}"

@@ -18,7 +18,7 @@ import numpy as np
 
 from minisae.errors import InputError
 from minisae.interop.arrays import read_state
-from minisae.interop.common import Stored, adopted, gather, is_float, number_of, only, scalar_of, widened
+from minisae.interop.common import Stored, adopted, gather, is_float, number_of, only, scalar_of, unsaid, widened
 
 NAME = "overcomplete"
 DICTIONARY = "dictionary._weights"
@@ -103,7 +103,7 @@ def _archetypal(state: Mapping[str, Any], options: Mapping[str, Any], path: Path
     total = weights.sum(axis=1, keepdims=True)  # (d_sae, 1)
     if "delta" in options:
         norms = np.linalg.norm(moved, axis=1, keepdims=True)  # (d_sae, 1)
-        moved *= np.minimum(number_of(options, "delta", path) / np.where(norms > 0, norms, 1), 1)
+        moved *= np.minimum(number_of(options, "delta", path, asked=True) / np.where(norms > 0, norms, 1), 1)
     elif (A < -1e-6).any() or (abs(total - 1) > 1e-4)[total > 0].any():
         raise InputError(f"{path}: expected the option delta: the dictionary was saved before it was projected")
     W_dec = (weights / (total + 1e-8) @ widened(C) + moved) * _size(state, path)  # (d_sae, d_in)
@@ -141,11 +141,11 @@ def _selection(
     name = options.get("variant")
     if name not in VARIANTS:
         known = ", ".join(VARIANTS)
-        raise InputError(f"{path}: expected the option variant, one of {known}; the file does not say (convert --set)")
+        raise InputError(f"{path}: expected variant to be one of {known}: {unsaid('variant')}")
     if name == "relu":
         return "relu", {}, None
-    own: dict[str, Any] = {"k": number_of(options, "k", path, whole=True)}
+    own: dict[str, Any] = {"k": number_of(options, "k", path, whole=True, asked=True)}
     if name != "batch_topk":
         return name, own, None
-    one = np.array([number_of(options, "threshold", path)], np.float32)
+    one = np.array([number_of(options, "threshold", path, asked=True)], np.float32)
     return "batch_topk", own | {"ties": "all", "k_per": "batch", "threshold_rule": "from_first"}, one

@@ -2,7 +2,8 @@
 
 What SAELens does at run time and has no option here is folded into the weights where that is exact: decoder norms that
 rank a TopK (``rescale_acts_by_decoder_norm``), the scale of a training checkpoint's rows (``activation_scaler.json``),
-``finetuning_scaling_factor``, a ``log_threshold``. Row by row normalisation stays, as ``normalise``.
+``finetuning_scaling_factor``, a ``log_threshold``. Row by row normalisation stays, as ``normalise``; a transcoder's is
+never undone there, and its skip connection takes the row as it is.
 """
 
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def read(path: Path, fields: Mapping[str, Any]) -> Stored:
     if fields.get("rescale_acts_by_decoder_norm"):
         params = folding.decoder_norm(params)
         more.append("decoder norms that rank latents at run time were folded: W_enc, b_enc times them, W_dec by them")
-    params, normalise, last = normalised(params, fields, path)
+    params, normalise, last = normalised(params, fields, path, back=not hasattr(cfg, "d_out"))
     metadata, notes = dict(fields["metadata"]), notes + more + last
     return Stored(name, cfg, params, metadata | ({"notes": notes} if notes else {}), normalise)
 
@@ -81,7 +82,7 @@ def _major(fields: Mapping[str, Any]) -> int:
     """Return the major version of SAELens that wrote a folder; one that names none is before 6."""
     version = fields.get("sae_lens_version") or fields["metadata"].get("sae_lens_version") or "0"
     first = str(version)[:20].partition(".")[0]
-    return int(first) if first.isdigit() else 0
+    return int(first) if first.isdecimal() else 0
 
 
 def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,14 +152,15 @@ def adapted(
 
 
 def normalised(
-    params: dict[str, np.ndarray], fields: Mapping[str, Any], path: Path
+    params: dict[str, np.ndarray], fields: Mapping[str, Any], path: Path, *, back: bool
 ) -> tuple[dict[str, np.ndarray], str, list[str]]:
-    """Return parameters, what is left to do to each row at run time, and notes on what was folded."""
+    """Return parameters, what is left to do to each row at run time (and ``back``), and notes on what was folded."""
     how, notes = fields.get("normalize_activations", "none"), []
     if fields.get("reshape_activations", "none") != "none":
         notes.append("rows are all heads' outputs of a position side by side (reshape_activations)")
     if how in ("layer_norm", "constant_norm_rescale"):
-        return params, how, [*notes, f"each row is normalised before encoding and back after decoding: {how}"]
+        after = "and back after decoding" if back else "the output stays, and so does what a skip connection takes"
+        return params, how, [*notes, f"each row is normalised before encoding{' ' if back else '; '}{after}: {how}"]
     if how == "expected_average_only_in" and (path / SCALER).exists():
         scale = number_of(read_json(path / SCALER), "scaling_factor", path / SCALER)
         notes.append(f"the scale {scale:g} of rows in training was folded: W_enc times it, W_dec and b_dec by it")

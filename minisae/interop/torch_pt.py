@@ -1,47 +1,30 @@
 """Reading ``torch.save`` files without torch, and without ever running what a pickle says.
 
-A ``.pt`` file is a pickle beside raw storages. The pickle is read by an unpickler to which only the names that rebuild
-tensors exist, each bound to a function of this module that notes shape and strides; any other name is refused, named.
-Both layouts are read: the zip archive of PyTorch 1.6 and later, and the older one, pickles and storages in a row.
+A ``.pt`` file is a pickle beside raw storages. The pickle is read by :mod:`minisae.interop.torch_pickle`, which notes
+each tensor's shape and strides; any name but those that rebuild tensors is refused, named. Here the tensors are found
+in the file. Both layouts are read: the zip archive of PyTorch 1.6 and later, and the older one, pickles and storages
+in a row.
 """
 
 import io
 import math
-import pickle
-import pickletools
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
+from minisae.cache.header import addressable
 from minisae.cache.lazy import stored_offset
 from minisae.errors import InputError
+from minisae.interop.torch_pickle import Storage, Tensor, load
 
-MAX_PICKLE = 64 * 2**20
+MAX_PICKLE = 16 * 2**20
 """Longest pickle that is read, in bytes; tensors' values lie outside of it."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-STORAGES: dict[str, np.dtype[Any]] = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
-
-
-_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DAMAGE = (
-    pickle.UnpicklingError,
     zipfile.BadZipFile,
     ArithmeticError,
     AttributeError,
@@ -55,19 +38,6 @@ _DAMAGE = (
 """What reading a damaged file can raise."""
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: np.dtype[Any]
-    size: int
-
-
-class _Tensor(NamedTuple):
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
 class _Bytes(NamedTuple):
     """Where a storage's bytes lie in the file."""
 
@@ -79,7 +49,8 @@ def read_pt(path: str | Path, *, max_pickle: int = MAX_PICKLE) -> Any:
     """Return what a ``torch.save`` file holds, tensors as read-only NumPy arrays mapped from the file.
 
     Dicts, lists, tuples, numbers and text come back as they are; bf16 as ``ml_dtypes.bfloat16``. A pickle of more than
-    ``max_pickle`` bytes is not looked at: what it builds can take a hundred times as much.
+    ``max_pickle`` bytes is not looked at, nor is a content given back that has more parts and characters than that,
+    whatever stands in it twice counted twice: so nobody who walks it walks long.
 
     Raises
     ------
@@ -113,43 +84,47 @@ def _read_zip(path: Path, max_pickle: int) -> Any:
             raise InputError(f"{path}: expected names inside the archive, got {pickles[0][:80]!r}")
         if members[pickles[0]].file_size > max_pickle:
             raise InputError(f"{path}: expected a pickle of at most {max_pickle} bytes, got a longer one")
+        if members[pickles[0]].compress_type != zipfile.ZIP_STORED:
+            raise InputError(f"{path}: expected an uncompressed data.pkl as torch.save writes it, got a packed one")
         if root + "byteorder" in members:
             with archive.open(root + "byteorder") as file:
                 if file.read(16) != b"little":
                     raise InputError(f"{path}: expected little-endian values, got others")
-        content = _unpickler(path, io.BytesIO(archive.read(pickles[0]))).load()
+        content = load(path, io.BytesIO(archive.read(pickles[0])), {}, most=max_pickle)
 
-    def locate(storage: _Storage) -> _Bytes:
+    def locate(storage: Storage) -> _Bytes:
         info = members.get(f"{root}data/{storage.key}")
         if info is None or info.compress_type != zipfile.ZIP_STORED:
             raise InputError(f"{path}: expected an uncompressed storage {storage.key!r}, got none")
         return _Bytes(stored_offset(path, info), info.file_size)
 
-    return _resolve(path, content, locate)
+    return _resolve(path, content, locate, max_pickle)
 
 
 def _read_legacy(path: Path, file: IO[bytes], max_pickle: int) -> Any:
     """Read the layout before PyTorch 1.6: magic number, version, system, content, keys, then the storages."""
-    storages: dict[str, _Storage] = {}
+    storages: dict[str, Storage] = {}
 
-    def load() -> Any:
+    def part() -> Any:
         """Load the next pickle out of a window of the file: a length in it that lies allocates no more than that."""
         start = file.tell()
         window = io.BytesIO(file.read(max_pickle))
-        content = _unpickler(path, window, storages).load()
+        content = load(path, window, storages, most=max_pickle)
         file.seek(start + window.tell())
         return content
 
-    if load() != LEGACY_MAGIC:
+    if part() != LEGACY_MAGIC:
         raise InputError(f"{path}: expected a file of torch.save, got another pickle")
-    if load() != 1001:
+    if part() != 1001:
         raise InputError(f"{path}: expected torch.save protocol 1001, got another")
-    if not load().get("little_endian", True):
+    if not part().get("little_endian", True):
         raise InputError(f"{path}: expected little-endian values, got big-endian ones")
-    content, keys = load(), load()
+    content, keys = part(), part()
     size = path.stat().st_size
     places: dict[str, _Bytes] = {}
     for key in keys:
+        if type(key) is not str:
+            raise InputError(f"{path}: expected the keys of its storages, got something else")
         storage = storages[key]
         count = int.from_bytes(file.read(8), "little")
         place = _Bytes(file.tell(), count * storage.dtype.itemsize)
@@ -157,97 +132,61 @@ def _read_legacy(path: Path, file: IO[bytes], max_pickle: int) -> Any:
             raise InputError(f"{path}: expected {place.nbytes} bytes for storage {key!r}, got a truncated file")
         places[key] = place
         file.seek(place.offset + place.nbytes)
-    return _resolve(path, content, lambda storage: places[storage.key])
+    return _resolve(path, content, lambda storage: places[storage.key], max_pickle)
 
 
-def _unpickler(path: Path, file: IO[bytes], storages: dict[str, _Storage] | None = None) -> pickle.Unpickler:
-    """Return an unpickler that knows the names of :func:`_allowed` and no other."""
-    _scan(path, file)
-    allowed = _allowed()
+def _resolve(path: Path, content: Any, locate: Callable[[Storage], _Bytes], most: int) -> Any:
+    """Replace the noted tensors by arrays, in dicts, lists and tuples; what stands in many places is done once.
 
-    class Restricted(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) not in allowed:
-                named = "".join(f"{module}.{name}".split())[:160]
-                raise InputError(f"{path}: expected tensors only, got a pickle that names {named}, which is refused")
-            return allowed[module, name]
+    The parts and characters below each value are counted, once for each place: a list of twice the same list, forty
+    deep, is short to read and takes for ever to walk or print.
+    """
+    done: dict[int, tuple[Any, int]] = {}
+    raw = np.memmap(path, np.uint8, "r")  # (bytes,), once: each map holds a file open
 
-        def persistent_load(self, pid: Any) -> _Storage:
-            kind, dtype, key, _, size, *_ = pid
-            if kind != "storage" or not isinstance(key, str) or type(size) is not int or size < 0:
-                raise InputError(f"{path}: expected a storage with its type, key and size, got something else")
-            storage = _Storage(key, STORAGES[dtype], size)
-            if storages is not None:
-                storages[key] = storage
-            return storage
-
-    return Restricted(file)
-
-
-def _scan(path: Path, file: IO[bytes]) -> None:
-    """Look through the next pickle without loading it: a huge memo index would make the unpickler allocate as much."""
-    start = file.tell()
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name.endswith("PUT") and int(argument or 0) > MAX_PICKLE:
-            raise InputError(f"{path}: expected memo indices that fit the pickle, got {argument}")
-    file.seek(start)
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    """Return what a pickle may name: functions made anew for each file, so that none can be tampered with, and text."""
-
-    def rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-        return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-    def parameter(data: Any, *_: Any) -> Any:
-        return data
-
-    def size(dims: Any) -> tuple[Any, ...]:
-        return tuple(dims)
-
-    names: dict[tuple[str, str], Any] = {
-        ("torch._utils", "_rebuild_tensor_v2"): rebuild,
-        ("torch._utils", "_rebuild_tensor"): rebuild,
-        ("torch._utils", "_rebuild_parameter"): parameter,
-        ("torch", "Size"): size,
-        ("torch", "device"): lambda *place: ":".join(str(part) for part in place if isinstance(part, str | int)),
-        ("collections", "OrderedDict"): OrderedDict,
-    }
-    names |= {("torch", name): name for name in STORAGES}
-    return names | {("torch", name): f"torch.{name}" for name in _DTYPES}
-
-
-def _resolve(path: Path, content: Any, locate: Callable[[_Storage], _Bytes]) -> Any:
-    """Replace the noted tensors by arrays, in dicts, lists and tuples; what stands in many places is done once."""
-    done: dict[int, Any] = {}
-
-    def resolve(part: Any) -> Any:
+    def resolve(part: Any) -> tuple[Any, int]:
+        if isinstance(part, str | bytes):
+            return part, 1 + len(part)
+        if part is None or isinstance(part, int | float):
+            return part, 1
         if id(part) not in done:
             done[id(part)] = one(part)
         return done[id(part)]
 
-    def one(part: Any) -> Any:
-        if isinstance(part, _Tensor):
-            return _array(path, part, locate)
-        if isinstance(part, _Storage):
-            return _array(path, _Tensor(part, 0, (part.size,), (1,)), locate)
+    def one(part: Any) -> tuple[Any, int]:
+        if isinstance(part, Tensor):
+            return _array(path, part, locate, raw), 1
+        if isinstance(part, Storage):
+            return _array(path, Tensor(part, 0, (part.size,), (1,)), locate, raw), 1
         if isinstance(part, dict):
-            return {key: resolve(value) for key, value in part.items()}
-        if isinstance(part, (list, tuple)):
-            return type(part)(resolve(value) for value in part)
-        return part
+            values, size = all_of(part.values(), sum(len(str(key)) for key in part))
+            return dict(zip(part, values, strict=True)), size
+        if isinstance(part, list | tuple):
+            values, size = all_of(part, 0)
+            return type(part)(values), size
+        raise InputError(f"{path}: expected tensors and plain values, got a {type(part).__name__}")
 
-    return resolve(content)
+    def all_of(parts: Iterable[Any], size: int) -> tuple[list[Any], int]:
+        values, size = list[Any](), size + 1
+        for part in parts:
+            value, more = resolve(part)
+            values.append(value)
+            size += more
+            if size > most:
+                raise InputError(f"{path}: expected at most {most} parts, repetitions counted, got more")
+        return values, size
+
+    return resolve(content)[0]
 
 
-def _array(path: Path, tensor: _Tensor, locate: Callable[[_Storage], _Bytes]) -> np.ndarray:
-    """Map one tensor from the file, its last element inside its storage."""
+def _array(path: Path, tensor: Tensor, locate: Callable[[Storage], _Bytes], raw: np.ndarray) -> np.ndarray:
+    """Return one tensor as a view of the file's bytes ``raw``, its last element inside its storage."""
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     numbers = (tensor.offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > 32:
-        raise InputError(f"{path}: expected a tensor with its storage, shape and strides, got something else")
-    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
-        raise InputError(f"{path}: expected whole sizes, strides and offsets >= 0 of a tensor, got others")
+    if len(shape) != len(strides):
+        raise InputError(f"{path}: expected as many strides as sizes of a tensor, got {len(strides)} and {len(shape)}")
+    if not all(0 <= number < 2**62 for number in numbers) or not addressable(shape, storage.dtype):
+        raise InputError(f"{path}: expected sizes, strides and offsets of a tensor that memory can have, got others")
     if not math.prod(shape):
         return np.empty(shape, storage.dtype)
     place, width = locate(storage), storage.dtype.itemsize
@@ -255,7 +194,7 @@ def _array(path: Path, tensor: _Tensor, locate: Callable[[_Storage], _Bytes]) ->
     if (last + 1) * width > place.nbytes:
         raise InputError(f"{path}: expected {(last + 1) * width} bytes in storage {storage.key!r}, got {place.nbytes}")
     count = last + 1 - tensor.offset
-    raw = np.memmap(path, np.uint8, "r", place.offset + tensor.offset * width, (count * width,))  # (bytes,)
-    values = raw.view(np.ndarray).view(storage.dtype)  # (count,)
+    start = place.offset + tensor.offset * width
+    values = raw.view(np.ndarray)[start : start + count * width].view(storage.dtype)  # (count,)
     steps = [stride * width for stride in strides]
     return np.lib.stride_tricks.as_strided(values, shape, steps, writeable=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minisae.interop.torch_pt import STORAGES
+from minisae.interop.torch_pickle import STORAGES
 
 ROOT = "archive"
 ALIGN = 64

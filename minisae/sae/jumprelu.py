@@ -20,7 +20,7 @@ jump_steps and jump_penalties; dictionary_learning and Gemma Scope subtract no b
 n rows, d_in, d_sae.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -136,7 +136,7 @@ def check_config(cfg: Config) -> None:
         raise InputError(f"kernel: expected one of {', '.join(KERNELS)}, got {cfg.kernel!r}")
 
 
-def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, dtype: type = np.float32) -> Params:
+def init(cfg: Config, rng: np.random.Generator, *, sample: Array | None = None, dtype: Any = np.float32) -> Params:
     """Return the parameters of :func:`minisae.sae.linear.init`, and the first threshold for each latent."""
     threshold = np.full(cfg.d_sae, restart(cfg)["threshold"], dtype)  # (d_sae,)
     return linear.init(cfg, rng, sample=sample, dtype=dtype) | {"threshold": threshold}

@@ -8,13 +8,22 @@ Everything goes in and comes out as NumPy arrays and plain dicts, under this lib
     loss(params, x, config) -> {term: number}            terms of the objective by name, or their sum as "total"
     grads(params, x, config, slopes) -> {name: array}    derivative of Σ output · slope over the outputs in ``slopes``,
                                                          by parameters and "x"; with slopes None, of the objective
+                                                         by parameters
     step(params, batches, config, recipe) -> params      parameters after a training step on each of the batches
 
 ``config`` holds the variant's options by name, and ``variant``, ``dtype``, ``dead`` (which latents count as dead, bool
-``(d_sae,)``) and ``target`` (of the reconstruction: ``x`` unless a row holds both). ``recipe`` holds the options of
-training and ``schedule``, for each step the ``lr``, the factor ``sparsity`` of λ and what of config is otherwise.
-``dead`` latents have been idle for ``dead_after`` rows at the first step. A function may be missing, may leave names
-out, and may raise ``NotImplementedError``: that is "not offered", and not counted.
+``(d_sae,)``) and ``target`` (of the reconstruction: ``x`` unless a row holds both). Numbers such as ``k``, ``l1`` or
+``auxk`` are not at their defaults in the cases: read them from ``config``. What yours does not have, or does otherwise,
+stands in ``CONVENTIONS``.
+
+``recipe`` holds the options of training and ``schedule``, a dict for each step:
+``{"lr": 0.01, "sparsity": 0.5, "config": {"k": 5}}``, the rate, the factor of λ, and what of config is otherwise at
+that step. Each of ``batches`` holds whole rows: for a transcoder input and target side by side. ``dead`` latents have
+been idle for ``dead_after`` rows at the first step.
+
+A function may be missing, may leave names out, and may raise ``NotImplementedError``: that is "not offered", and not
+counted. ``grads`` is asked about outputs that ``forward`` names (and ``x_hat`` and ``f``); without ``forward``, about
+all.
 
 ``KNOWN`` may say in which awkward cases a library is known to have other numbers, and why, by variant and case:
 ``{"topk": {"ties": "torch takes any of equal entries"}}``. What fails there is reported as "known", with the reason,
@@ -114,6 +123,8 @@ def _loaded(name: str) -> ModuleType:
         if spec is None or spec.loader is None:
             raise InputError(f"{name}: expected a Python file with the ending .py")
         module = importlib.util.module_from_spec(spec)
+        if (folder := str(path.resolve().parent)) not in sys.path:  # as ``python FILE`` has it; last, to hide nothing
+            sys.path.append(folder)
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
     except InputError:

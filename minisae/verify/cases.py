@@ -32,16 +32,18 @@ STEPS = (1, 3, 10)
 MIDDLE = 5
 """The step whose configuration the outputs are computed with, for variants whose configuration moves in training."""
 SMALL: dict[str, Any] = {
-    "d_out": 2, "splits": (1,), "k": 3, "k_aux": 2, "auxk": 0.375, "mse_weight": 0.75, "l1": 0.25, "bias_decay": 0.125,
-    "target": 3.0, "tanh_scale": 1.5, "pre_act": 0.375, "bandwidth": 0.75, "first_threshold": 0.25, "log_unit": 0.75,
-    "threshold_decay": 0.875,
+    "d_out": 4, "splits": (1,), "k": 3, "k_aux": 2, "auxk": 0.375, "l1": 0.25, "target": 3.0, "tanh_scale": 1.5,
+    "bandwidth": 0.75, "first_threshold": 0.25, "log_unit": 0.75, "threshold_decay": 0.875,
 }  # fmt: skip
-"""Numbers of a ``Config`` whose default is too large for such sizes or hides what they do; the others are default."""
+"""Numbers of a ``Config`` whose default is too large for such sizes or hides what they do; the others are default.
+
+So what is no part of the variant's paper is off: an implementation of the paper agrees.
+"""
 SIZES = ("d_out", "splits", "k")
 """Which of these a preset gets too."""
 ALSO: dict[str, tuple[Any, ...]] = {
     "p": (0.5,), "multi": (1,), "prefixes": ((2, 5),), "n_prefixes": (3,), "residual_threshold": (0.5,),
-    "delta": (0.25,), "threshold_start": (1,),
+    "delta": (0.25,), "threshold_start": (1,), "mse_weight": (0.75,), "pre_act": (0.375,), "bias_decay": (0.125,),
 }  # fmt: skip
 """Numbers that are shown with another value too, for they switch something on or change more than a size."""
 RECIPE: dict[str, Any] = {
@@ -94,6 +96,7 @@ SITUATIONS = {
     "ties": "latents 0, 2 and 4 have the same pre-activations, and so have 1 and 5: the lowest index is selected first",
     "negative row": "all pre-activations of row 0 are negative, and those of latent 0 in every row",
     "at the edge": "the largest pre-activation of row 0 is exactly at its threshold; at 0 where there is none",
+    "threshold below 0": "the thresholds of latents 0 and 3 are -1; row 0 excites them by about -1/4 and by exactly 0",
     "all latents": "k = d_sae",
     "dead latent": "latent 2 never fires, and is the one that counts as dead",
     "zero decoder row": "row 3 of W_dec is 0",
@@ -287,6 +290,8 @@ def changed(situation: str, name: str, cfg: Any, plain: Inputs) -> Inputs | None
         return _with_negative_row(name, cfg, plain)
     elif situation == "at the edge":
         return _at_the_edge(name, cfg, plain)
+    elif situation == "threshold below 0":
+        return _below_zero(name, cfg, plain)
     elif situation == "dead latent":
         dead = np.arange(cfg.d_sae) == 2  # (d_sae,)
         if "b_enc" in params:
@@ -314,6 +319,17 @@ def _at_the_edge(name: str, cfg: Any, plain: Inputs) -> Inputs | None:
     if (edge * GRID**2 % 1).any():  # this variant's pre-activations are not exact
         return None
     return plain._replace(params=plain.params | {key: edge})
+
+
+def _below_zero(name: str, cfg: Any, plain: Inputs) -> Inputs | None:
+    """Return inputs with two trained thresholds below 0, and pre-activations between them and 0, whatever was drawn."""
+    if not hasattr(cfg, "kernel") or getattr(cfg, "threshold_as", "itself") != "itself":
+        return None
+    pre = variant(name).forward(plain.params, split_rows(name, plain.rows, cfg)[0], cfg)[0].pre[0]  # (d_sae,)
+    threshold, b_enc = plain.params["threshold"].copy(), plain.params["b_enc"].copy()  # (d_sae,) each
+    threshold[[0, 3]] = -1
+    b_enc[[0, 3]] -= grid(pre[0]) + 0.25, pre[3]
+    return plain._replace(params=plain.params | {"threshold": threshold, "b_enc": b_enc})
 
 
 def _with_negative_row(name: str, cfg: Any, plain: Inputs) -> Inputs | None:

@@ -119,7 +119,8 @@ def chosen_cases(
 def offered(adapter: Adapter, case: Case, dtype: np.dtype[Any], reference: Arrays) -> tuple[Arrays, dict[str, str]]:
     """Return what an adapter computes on a case, by quantity, and where it raised an error, what that said.
 
-    It decodes the code of the ``reference``, and gets slopes on the outputs that this has.
+    It decodes the code of the ``reference``, and gets slopes on the outputs that this has and that its own ``forward``,
+    if there is one, names.
     """
     cfg, given = live_config(case), case.inputs
     x, y = (part.astype(dtype) for part in split_rows(case.variant, given.rows, cfg))  # (n, d_in), (n, d_out)
@@ -132,7 +133,7 @@ def offered(adapter: Adapter, case: Case, dtype: np.dtype[Any], reference: Array
     calls: list[tuple[str, str, tuple[Any, ...]]] = [
         ("encode", "encode", (x, config)),
         ("decode", "decode", (reference["encode"].astype(dtype), config)),
-        ("forward", "", (x, config)),
+        ("forward", "", (x, config)),  # before grads: what it names decides which slopes are asked about
         ("loss", "loss", (x, config)),
         *(("grads", on, (x, config, put)) for on, put in each.items()),
         *(("step", f"steps/{n}", (batches[:n], config | case.cfg._asdict(), recipe)) for n in STEPS),
@@ -140,15 +141,25 @@ def offered(adapter: Adapter, case: Case, dtype: np.dtype[Any], reference: Array
     found: Arrays = {}
     errors: dict[str, str] = {}
     for function, place, arguments in calls:
-        if function not in adapter.functions:
+        if function not in adapter.functions or not named_all(place, arguments, found, adapter):
             continue
         try:
             with contextlib.redirect_stdout(sys.stderr):  # what it prints is not part of a report
                 result = adapter.functions[function](*copy.deepcopy((params, *arguments)))
             named = {place: result} if function in NEEDED else {f"{place}/{key}": a for key, a in result.items()}
+            named.pop("grads/objective/x", None)  # the target is no function of x there: the reference has none
             found |= {key.removeprefix("/"): np.asarray(a) for key, a in named.items()}
         except NotImplementedError:
             continue
         except (Exception, SystemExit) as error:  # whatever a foreign function may do wrong
             errors[place] = f"{function} raised {said(error)}"
     return found, errors
+
+
+def named_all(place: str, arguments: tuple[Any, ...], found: Arrays, adapter: Adapter) -> bool:
+    """Return whether the outputs on which a call puts slopes are among those that ``forward`` named, if it ran."""
+    slopes = arguments[-1] if place.startswith("grads/") else None
+    if not slopes or "forward" not in adapter.functions:
+        return True
+    outputs = found.keys() - {"encode", "decode"} | {"x_hat", "f"}
+    return bool(slopes.keys() <= outputs)

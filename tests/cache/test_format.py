@@ -29,7 +29,7 @@ def test_header_of_the_safetensors_library_is_read(tmp_path):
     x = rows(7, 5)
     safetensors.numpy.save_file({"b": x, "a": x[:3].astype(np.float16)}, tmp_path / "x.safetensors", {"k": "v"})
     tensors = header.read(tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(header.mapped(tmp_path / "x.safetensors", tensors["b"]), x)
+    np.testing.assert_array_equal(header.mapped(tmp_path / "x.safetensors", tensors)["b"], x)
     assert tensors["a"].shape == (3, 5)
 
 
@@ -50,7 +50,7 @@ GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
         ({"a": {**GOOD, "dtype": "F33"}}, "dtype"),
         ({"a": {"dtype": "F32"}}, "data_offsets"),
         ({"a": [1, 2]}, "data_offsets"),
-        ({"a": {**GOOD, "shape": [1 << 62, 1 << 62], "data_offsets": [0, 24]}}, "bytes"),
+        ({"a": {**GOOD, "shape": [1 << 62, 1 << 62], "data_offsets": [0, 24]}}, "memory can have"),
         ([1], "JSON object"),
     ],
 )

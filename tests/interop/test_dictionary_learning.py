@@ -92,7 +92,9 @@ def test_a_state_dict_alone_is_read_where_its_names_are_one_class_s(name, tmp_pa
     if name in ("AutoEncoderTopK", "BatchTopKSAE"):
         with pytest.raises(InputError, match="none of them"):
             minisae.load(path)
-        with pytest.raises(InputError, match=r"expected dict_class one of [^\n]*; found no config.json that names it$"):
+        with pytest.raises(
+            InputError, match=r"expected dict_class one of [^\n]*; no config.json names it; [^\n]*--set dict_class=…$"
+        ):
             minisae.load(path, format="dictionary_learning")
         sae = minisae.load(path, format="dictionary_learning", options={"dict_class": name})
     else:

@@ -101,6 +101,8 @@ def test_a_transcoder_of_gemma_scope_2(with_skip, width, tmp_path):
     more = {"affine_skip_connection": skip} if with_skip else {}
     sae = minisae.load(second(tmp_path, a, fields=({"architecture": "jump_relu"} | HOOKS).items(), **more))
     assert (sae.variant, sae.cfg.d_out) == (f"jumprelu_{'skip_' * with_skip}transcoder", width)
+    about = {"hook_name": "layers.3.norm_in", "hook_name_out": "layers.3.norm_out"}
+    assert sae.metadata == {"format": "gemma_scope_2", "notes": []} | about
     f = code(a, x)
     y_hat = f @ a["W_dec"] + a["b_dec"] + (x @ skip if with_skip else 0)
     np.testing.assert_allclose(sae.encode(x), f, atol=1e-6)
@@ -115,6 +117,28 @@ def test_equal_hooks_or_none_mean_an_autoencoder(tmp_path):
     same_hook = dict.fromkeys(HOOKS, "layers.3.output")
     for fields in ({}, same_hook, {"hf_hook_point_in": "layers.3.output"}):
         assert minisae.load(second(tmp_path, arrays(), fields=fields.items())).variant == "jumprelu"
+
+
+@pytest.mark.parametrize("with_skip", [False, True])
+def test_affine_connection_must_agree_with_the_file(with_skip, tmp_path):
+    more = {"affine_skip_connection": np.ones((D, D), np.float32)} if with_skip else {}
+    fields = {"architecture": "jump_relu"} | HOOKS
+    name = f"jumprelu_{'skip_' * with_skip}transcoder"
+    for said in (with_skip, None):
+        path = second(tmp_path, arrays(), fields=(fields | {"affine_connection": said}).items(), **more)
+        assert minisae.load(path).variant == name
+    for said in (not with_skip, int(with_skip), "yes"):
+        second(tmp_path, arrays(), fields=(fields | {"affine_connection": said}).items(), **more)
+        line = f"expected affine_connection to say what the file of arrays holds, got {said!r} and"
+        with pytest.raises(InputError, match=f"{line} {'an' if with_skip else 'no'} array affine_skip_connection$"):
+            minisae.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", HOOKS)
+def test_a_hook_that_is_no_text_is_refused(key, tmp_path):
+    fields = {"architecture": "jump_relu"} | HOOKS | {key: ["a", "b"]}
+    with pytest.raises(InputError, match=rf"config\.json: expected {key} to be text, got a list$"):
+        minisae.load(second(tmp_path, arrays(), fields=fields.items()))
 
 
 def test_what_has_no_variant_is_refused(tmp_path):

@@ -1,10 +1,8 @@
 """Files that lie or attack: each is refused in one line that names the file, and no memory is taken for it."""
 
-import collections
 import io
 import json
 import os
-import pickle
 import struct
 import tracemalloc
 import zipfile
@@ -13,28 +11,12 @@ import numpy as np
 import pytest
 
 import minisae
+from minisae.cache.commands import opened
+from minisae.cache.sources import open_tables
 from minisae.errors import InputError
 from minisae.evaluate import held_out_rows
+from tests.interop.hostile import LIMIT, Call, refused
 from tests.interop.tiny import D, F, arrays, linears, write_json, write_state, write_tensors
-
-LIMIT = 4 * 2**20
-"""Bytes that refusing may take; the attacks ask for a gigabyte and more."""
-
-
-def refused(path, match, **more):
-    """Loading is refused, in one line with the file's name, in little memory."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError, match=match) as caught:
-            minisae.load(path, **more)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert "\n" not in str(caught.value)
-    assert path.name in str(caught.value)
-    assert len(str(caught.value)) < 600
-    assert peak < LIMIT, f"{peak / 2**20:.0f} MiB"
-
 
 # Folders with a safetensors file: what its name is, and the configuration beside it.
 
@@ -42,10 +24,7 @@ JUMP = {
     "d_in": D, "d_sae": F, "architecture": "jumprelu", "sae_lens_version": "6.54.12", "apply_b_dec_to_input": False,
 }  # fmt: skip
 FOLDERS = {
-    "saelens": (
-        "sae_weights.safetensors",
-        {"cfg.json": JUMP},
-    ),
+    "saelens": ("sae_weights.safetensors", {"cfg.json": JUMP}),
     "sparsify": ("sae.safetensors", {"cfg.json": {"d_in": D, "num_latents": F, "k": 3}}),
     "gemma_scope_2": ("params.safetensors", {"config.json": {"architecture": "jump_relu"}}),
     "llama_scope": (
@@ -66,14 +45,11 @@ def tensors_of(name):
     return {
         "saelens": {key: a[key] for key in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")},
         "sparsify": {
-            "encoder.weight": a["W_enc"].T,
-            "encoder.bias": a["b_enc"],
-            "W_dec": a["W_dec"],
-            "b_dec": a["b_dec"],
+            "encoder.weight": a["W_enc"].T, "encoder.bias": a["b_enc"], "W_dec": a["W_dec"], "b_dec": a["b_dec"],
         },
         "gemma_scope_2": lower | {"threshold": a["threshold"]},
         "llama_scope": layers,
-    }[name]
+    }[name]  # fmt: skip
 
 
 def folder(path, name):
@@ -225,118 +201,34 @@ def test_empty_arrays_of_great_width(shape, tmp_path):
     refused(write_state(tmp_path / "x.pt", none), "expected an array dictionary._weights with entries")
 
 
-# State dicts.
+@pytest.mark.parametrize("shape", [[0, 10**30], [2**40, 2**40, 0], [1] * 70, [0] * 70, [0, 2**61], [0, 10**4000]])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_shapes_no_array_can_have(name, shape, tmp_path):
+    path = folder(tmp_path, name)
+    header, body = header_of(path)
+    first = next(key for key in header if key != "__metadata__")
+    header[first] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * all(shape)]}
+    with_header(path, header, body)
+    refused(tmp_path, f"{path.name}: expected a shape that memory can have")
 
 
-class Call:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def zipped(path, content, extra=(), root="x/", how=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(f"{root}data.pkl", content, how)
-        for name, data in extra:
-            file.writestr(name, data, how)
-    return path
+def test_names_with_line_ends_and_of_great_length(tmp_path):
+    path = folder(tmp_path, "sparsify")
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    with_header(path, {"a\nb": empty, "\ud800": empty, "c" * 9999: empty})
+    refused(tmp_path, r"expected an array encoder\.weight, found 'a\\nb")
+    with_header(path, {"c" * 9999: empty | {"shape": [10**30]}})
+    refused(tmp_path, "expected a shape that memory can have")
+    with_header(path, {"c": empty | {"data_offsets": [10**4000, 10**4000]}})
+    refused(tmp_path, "expected whole numbers from 0 to 2.62")
 
 
-FORMATS = ("dictionary_learning", "openai", "overcomplete", "qwen_scope", "goodfire")
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_calls(format, legacy, tmp_path):
-    content = pickle.dumps({"pre_bias": Call(os.system, f"touch {tmp_path / 'mark'}")}, 2)
-    path = tmp_path / "x.pt"
-    if legacy:
-        path.write_bytes(content)
-    else:
-        zipped(path, content)
-    refused(
-        path, r"x\.pt: expected tensors only, got a pickle that names posix\.system, which is refused", format=format
-    )
-    assert not (tmp_path / "mark").exists()
-    refused(path, r"posix\.system, which is refused")
-
-
-def test_a_name_with_line_ends_stays_one_line(tmp_path):
-    refused(zipped(tmp_path / "x.pt", b"\x80\x04\x8c\x03a\nb\x8c\x03c\nd\x93."), "names ab.cd, which is refused")
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_zip_bombs(format, tmp_path):
-    bomb = b"]" * 2**25  # as many empty lists, two gigabytes, in a few kilobytes
-    refused(zipped(tmp_path / "x.pt", bomb), "expected a pickle of at most 1048576 bytes", format=format)
-    order = [("x/byteorder", bytes(2**25))]
-    refused(zipped(tmp_path / "y.pt", b"}.", order), "expected little-endian values, got others", format=format)
-
-
-def laughs():
-    """A pickle of a list of twice the same list, forty deep: ten bytes a level, 2^40 leaves."""
-    out = io.BytesIO()
-    out.write(b"\x80\x02]q\x00")
-    for level in range(40):
-        out.write(b"](h" + bytes([level]) + b"h" + bytes([level]) + b"eq" + bytes([level + 1]))
-    out.write(b".")
-    return out.getvalue()
-
-
-def test_a_pickle_that_grows_when_it_is_walked(tmp_path):
-    refused(zipped(tmp_path / "x.pt", laughs()), r"expected a state dict, got a list")
-    named = laughs()[:-1] + b"0}X\x01\x00\x00\x00ah(s."
-    refused(zipped(tmp_path / "y.pt", named), "y.pt")
-    loop = b"\x80\x02]q\x00h\x00a."
-    refused(zipped(tmp_path / "z.pt", loop), "expected a file of torch.save")
-
-
-@pytest.mark.parametrize("root", ["../", "/", "../../etc/", "x/../"])
-def test_names_that_leave_the_archive(root, tmp_path):
-    refused(zipped(tmp_path / "x.pt", b"}.", root=root), "expected names inside the archive")
-
-
-@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"\x96"])
-def test_lengths_of_ten_gigabytes_in_a_pickle(opcode, tmp_path):
-    content = b"\x80\x05" + opcode + struct.pack("<Q", 10 * 2**30) + b"."
-    (tmp_path / "x.pt").write_bytes(content)
-    refused(tmp_path / "x.pt", "expected a file of torch.save")
-    refused(zipped(tmp_path / "y.pt", content), "expected a file of torch.save")
-
-
-def stretched(path, shape):
-    """State dicts whose tensors repeat one number by strides of 0: small files of huge arrays."""
-    one = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
-    one += b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQK\x00"
-    sizes = b"(" + b"".join(b"J" + struct.pack("<i", n) for n in shape) + b"t(" + b"K\x00" * len(shape) + b"t"
-    tensor = one + sizes + b"\x89}tR"
-    keys = ("encoder_linear.weight", "encoder_linear.bias", "decoder_linear.weight", "decoder_linear.bias")
-    text = b"".join(b"X" + struct.pack("<I", len(key)) + key.encode() + tensor for key in keys)
-    return zipped(path, b"\x80\x02}(" + text + b"u.", [("x/data/0", bytes(4))], how=zipfile.ZIP_STORED)
-
-
-def test_tensors_of_more_numbers_than_the_file_holds(tmp_path):
-    refused(stretched(tmp_path / "x.pt", (50_000, 50_000)), "expected 'encoder_linear.weight' to fit the file")
-
-
-@pytest.mark.parametrize(
-    "state",
-    [["a"], {1: "a"}, collections.OrderedDict(), {"pre_bias": 1, "latent_bias": []}, {"dictionary._weights": "x"}],
-)
-def test_contents_that_are_no_state_dict(state, tmp_path):
-    refused(zipped(tmp_path / "x.pt", pickle.dumps(state, 2)), "expected")
-
-
-@pytest.mark.parametrize("key", ["bias", "encoder.weight", "encoder.bias", "decoder.weight"])
-@pytest.mark.parametrize("value", [np.float32(1), np.zeros((2, 3, 4), np.float32), np.zeros(0, np.float32), "text", 3])
-def test_arrays_of_the_wrong_kind(key, value, tmp_path):
-    a = arrays()
-    state = linears(a) | {"encoder.bias": a["b_enc"], "bias": a["b_dec"]}
-    write_json(tmp_path / "config.json", {"trainer": {"dict_class": "AutoEncoder"}})
-    path = write_state(tmp_path / "ae.pt", state | {key: np.asarray(value) if isinstance(value, np.float32) else value})
-    refused(path, "ae.pt: ")
+@pytest.mark.parametrize("value", [10**4000, 10**300, [[[[]]]] * 99, "a\nb", "\u00b2", float("inf"), {"a": "\ud800"}])
+@pytest.mark.parametrize("key", ["d_in", "d_sae", "architecture", "normalize_activations"])
+def test_values_of_a_configuration_that_nobody_writes(key, value, tmp_path):
+    folder(tmp_path, "saelens")
+    write_json(tmp_path / "cfg.json", JUMP | {key: value})
+    refused(tmp_path, "saelens0|cfg.json|W_enc" if key.startswith("d_") else "cfg.json")
 
 
 # npz files.
@@ -371,6 +263,50 @@ def test_pickled_objects_in_an_npz(tmp_path):
     path = npz(tmp_path / "params.npz", W_enc=np.array([[Call(os.system, f"touch {tmp_path / 'mark'}")]], object))
     refused(path, "got pickled objects in 'W_enc', which are never loaded")
     assert not (tmp_path / "mark").exists()
+
+
+NPY = "{'descr': %s, 'fortran_order': %s, 'shape': %s, }"
+HEADERS = {
+    "wide": NPY % ("'<f4'", False, (0, 10**30)),
+    "wide and turned": NPY % ("'<f4'", True, (0, 10**30)),
+    "product": NPY % ("'<f4'", False, (2**40, 2**40, 0)),
+    "axes": NPY % ("'<f4'", False, (0,) * 70),
+    "negative": NPY % ("'<f4'", False, (-1, 3)),
+    "digits": NPY % ("'<f4'", False, f"({'9' * 6000},)"),
+    "nothing wide": NPY % ("'|S0'", False, (2**40, 2**40)),
+    "objects": NPY % ("'|O'", False, (0,)),
+    "objects inside": NPY % ("[('a', '|O')]", False, (0,)),
+    "open brackets": NPY % ("'<f4'", False, "(" * 4000),
+    "deep brackets": NPY % ("'<f4'", False, "(" * 199 + ")" * 199),
+    "signs": NPY % ("'<f4'", False, "-" * 5000 + "1"),
+    "long": NPY % ("'<f4'", False, (3,)) + " " * 20_000,
+    "none": "None",
+}
+
+
+def npy_bytes(header, length=None):
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(text) if length is None else length) + text
+
+
+@pytest.mark.parametrize("length", [None, 2**32 - 1])
+@pytest.mark.parametrize("case", HEADERS)
+def test_npy_headers_that_attack(case, length, tmp_path):
+    npy, inside = tmp_path / "x.npy", tmp_path / "x.npz"
+    npy.write_bytes(npy_bytes(HEADERS[case], length))
+    with zipfile.ZipFile(inside, "w") as archive:
+        archive.writestr("W_enc.npy", npy.read_bytes())
+    refused(inside, "x.npz: expected")
+    for path, call in ((npy, lambda: opened(npy, verify=False)), (npy, None), (inside, None)):
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match=f"{path.name}: expected") as caught:
+                call() if call else open_tables([path])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert "\n" not in str(caught.value)
+        assert peak < LIMIT, f"{peak / 2**20:.0f} MiB"
 
 
 @pytest.mark.parametrize("name", ["../W_enc.npy", "/W_enc.npy", "a/W_enc.npy", "..\\W_enc.npy", "W_enc.txt"])

@@ -38,6 +38,23 @@ def test_raw_rows_go_in_and_come_out(tmp_path):
     assert len(sae.metadata["notes"]) == 2
 
 
+OUT = {"hook_point_in": "blocks.3.ln2.hook_normalized", "hook_point_out": "blocks.3.hook_mlp_out"}
+
+
+def test_two_hooks_mean_a_transcoder(tmp_path):
+    """The target has a scale of its own: by it the output comes back."""
+    a, x = arrays(), rows()
+    sae = minisae.load(save(tmp_path, a, **OUT))
+    into, out = np.sqrt(D) / 1.7, np.sqrt(D) / 1.3
+    f = above((x * into) @ a["W_enc"] + a["b_enc"], 0.9 * into)
+    same(sae, x, f.astype(np.float32), (f @ a["W_dec"] + a["b_dec"]) / out)
+    assert (sae.variant, sae.cfg.d_out) == ("jumprelu_transcoder", D)
+    assert sae.metadata["hook_name"] == OUT["hook_point_in"]
+    assert sae.metadata["hook_name_out"] == OUT["hook_point_out"]
+    for hook in (None, FIELDS["hook_point_in"]):
+        assert minisae.load(save(tmp_path, a, hook_point_out=hook)).variant == "jumprelu"
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_distilled_files(known, tmp_path):
     a, x = arrays(), rows()
@@ -63,6 +80,9 @@ def test_distilled_files(known, tmp_path):
             "expected dataset_average_activation_norm with in and out, got list",
         ),
         ({"act_fn": "topk"}, "expected act_fn jumprelu, got 'topk'"),
+        ({"hook_point_out": 3}, "expected hook_point_out to be text, got a int"),
+        (OUT | {"dataset_average_activation_norm": {"in": 1.7}}, "expected a number above 0 for out: there is none"),
+        (OUT | {"d_model": D + 1}, r"W_enc is \(5, 13\); expected \(d_in, d_sae\) = \(6, 13\)"),
     ],
 )
 def test_configurations_that_lie_are_refused(change, line, tmp_path):

@@ -1,9 +1,12 @@
 """overcomplete, Qwen Scope and Goodfire: state dicts that do not say everything."""
 
+import json
+
 import numpy as np
 import pytest
 
 import minisae
+from minisae import cli
 from minisae.convert import convert
 from minisae.errors import InputError
 from tests.interop.tiny import D, F, arrays, relu, rows, same, top_k, write_state
@@ -30,7 +33,7 @@ def dictionary(a):
 def test_relu_and_topk_are_said_by_options(tmp_path):
     a, x = arrays(), rows()
     path = write_state(tmp_path / "x.pt", state_of(a))
-    with pytest.raises(InputError, match=r"expected the option variant, one of relu, topk, .*; the file does not"):
+    with pytest.raises(InputError, match=r"expected variant to be one of relu, topk, .*: the file does not"):
         minisae.load(path)
     pre = x @ a["W_enc"] + a["b_enc"]
     same(minisae.load(path, options={"variant": "relu"}), x, relu(pre), relu(pre) @ dictionary(a))
@@ -38,10 +41,23 @@ def test_relu_and_topk_are_said_by_options(tmp_path):
     same(minisae.load(path, options={"variant": "topk", "k": K}), x, f, f @ dictionary(a))
     raw = minisae.load(path, options={"variant": "topk", "k": K, "normalization": "identity"})
     same(raw, x, f, f @ a["W_dec"] * np.exp(MULTIPLIER))
-    with pytest.raises(InputError, match="expected a whole number above 0 for k"):
+    with pytest.raises(InputError, match=r"expected a whole number above 0 for k: the file does not say, .*--set k=…$"):
         minisae.load(path, options={"variant": "topk"})
     with pytest.raises(InputError, match="no option spline; expected some of variant, k, threshold, normalization"):
         minisae.load(path, options={"spline": 1})
+
+
+def test_eval_and_info_take_what_the_file_does_not_say(tmp_path, capsys):
+    a, x = arrays(), rows().astype(np.float32)
+    path = write_state(tmp_path / "x.pt", state_of(a))
+    np.save(tmp_path / "x.npy", x)
+    said = ["--set", "variant=topk", f"k={K}"]
+    assert cli.main(["eval", str(path), "--cache", str(tmp_path / "x.npy"), "--json", *said]) == 0
+    assert json.loads(capsys.readouterr().out)["cfg"]["k"] == K
+    assert cli.main(["info", str(path), *said, "--format", "overcomplete"]) == 0
+    assert f"{path}: topk" in capsys.readouterr().out
+    assert cli.main(["info", str(path)]) == 2
+    assert "--set variant=…" in capsys.readouterr().err
 
 
 def test_a_jump_sae_keeps_what_equals_its_threshold(tmp_path):

@@ -105,6 +105,36 @@ def test_constant_norm_at_run_time(tmp_path):
     assert np.isfinite(sae.reconstruct(np.zeros((1, D), np.float32))).all()  # SAELens has NaN there
 
 
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("name", ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"])
+def test_a_transcoder_normalises_only_what_it_encodes(name, how, tmp_path):
+    """Nothing is undone on its output, and the skip connection takes the row as it is."""
+    rng, a, x = np.random.default_rng(2), arrays(), 3 * rows() + 1
+    a |= {"W_dec": rng.standard_normal((F, 3)).astype("f"), "b_dec": rng.standard_normal(3).astype("f")}
+    skip = rng.standard_normal((3, D)).astype(np.float32)
+    more = {"threshold": a["threshold"]} if "jumprelu" in name else {}
+    more |= {"W_skip": skip} if "skip" in name else {}
+    fields = NEW | {"architecture": name, "d_out": 3, "apply_b_dec_to_input": False, "normalize_activations": how}
+    sae = minisae.load(save(tmp_path / "theirs", fields, a, **more))
+    assert (sae.variant, sae.normalise) == (name, how)
+    assert sae.metadata["notes"] == [
+        f"each row is normalised before encoding; the output stays, and so does what a skip connection takes: {how}"
+    ]
+    centred = x - x.mean(axis=1, keepdims=True)
+    seen = centred / (centred.std(axis=1, keepdims=True, ddof=1) + 1e-5)
+    if how == "constant_norm_rescale":
+        seen = x * np.sqrt(D) / np.linalg.norm(x, axis=1, keepdims=True)
+    pre = seen @ a["W_enc"] + a["b_enc"]
+    f = above(pre, a["threshold"]) if "jumprelu" in name else relu(pre)
+    decoded = f @ a["W_dec"] + a["b_dec"]
+    same(sae, x, f, decoded + (x @ skip.T if "skip" in name else 0), exact=2e-6)
+    np.testing.assert_allclose(sae.decode(sae.encode(x)), decoded, atol=2e-6)
+    sae.save(tmp_path / "ours")
+    again = minisae.load(tmp_path / "ours")
+    assert (again.normalise, again.metadata) == (how, sae.metadata)
+    np.testing.assert_array_equal(again.reconstruct(x), sae.reconstruct(x))
+
+
 def test_the_scale_of_a_training_checkpoint_is_folded(tmp_path):
     a, x = arrays(), rows()
     save(tmp_path, NEW | {"normalize_activations": "expected_average_only_in"}, a)

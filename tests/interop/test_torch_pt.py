@@ -7,9 +7,12 @@ import zipfile
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from minisae.errors import InputError
+from minisae.interop.arrays import read_safetensors
 from minisae.interop.torch_pt import read_pt
+from minisae.interop.torch_write import pt_bytes
 
 
 def archive(path, content, storages=None):
@@ -49,6 +52,24 @@ def test_what_torch_saves_is_read(tmp_path, legacy):
     assert not found["a"].flags.writeable
     torch.save(torch.nn.Linear(3, 5).state_dict(), tmp_path / "y.pt", _use_new_zipfile_serialization=not legacy)
     assert {name: a.shape for name, a in read_pt(tmp_path / "y.pt").items()} == {"weight": (5, 3), "bias": (5,)}
+
+
+@pytest.fixture
+def few_open_files():
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_tensors_than_files_may_be_open(tmp_path, few_open_files):
+    x = np.arange(500, dtype=np.float32)
+    parts = {f"prompt_{i}": x[i : i + 1] for i in range(len(x))}
+    (tmp_path / "x.pt").write_bytes(pt_bytes(parts))
+    safetensors.numpy.save_file(parts, tmp_path / "x.safetensors")
+    for found in (read_pt(tmp_path / "x.pt"), read_safetensors(tmp_path / "x.safetensors")):
+        assert [float(found[name][0]) for name in parts] == x.tolist()
 
 
 class Call:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisae.interop.torch_pt import STORAGES, read_pt
+from minisae.interop.torch_pickle import STORAGES
+from minisae.interop.torch_pt import read_pt
 from minisae.interop.torch_write import ALIGN, pt_bytes
 
 DTYPES = sorted(STORAGES.values(), key=str)

@@ -105,6 +105,33 @@ def test_saelens_reads_and_computes_the_same(name, tmp_path):
     np.testing.assert_allclose(again.decode(again.encode(x), x), x_hat, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("name", NAMES + JUMPS)
+def test_rows_normalised_at_run_time_as_saelens(name, how, tmp_path):
+    """There nothing is undone on the output, and the skip connection takes the rows as they are; in float64."""
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed (extra peers)")
+    kind, config = sae_lens.registry.get_sae_class(name)
+    about = {"d_in": 5, "d_sae": D_SAE, "d_out": 3, "apply_b_dec_to_input": False, "normalize_activations": how}
+    theirs, generator = kind(config(**about, dtype="float64", device="cpu")), torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    x = 3 * np.random.default_rng(5).standard_normal((N, 5)) + 1
+    with torch.no_grad():
+        f, y_hat = theirs.encode(torch.from_numpy(x)).numpy(), theirs(torch.from_numpy(x)).numpy()
+    assert (f == 0).any()
+    theirs.save_model(str(tmp_path / "theirs"))
+    sae = minisae.load(tmp_path / "theirs")
+    sae.save(tmp_path / "ours")
+    for again in (sae, minisae.load(tmp_path / "ours")):
+        assert (again.variant, again.normalise) == (name, how)
+        np.testing.assert_allclose(again.encode(x), f, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(again.reconstruct(x), y_hat, rtol=1e-12, atol=1e-12)
+    back = sae_lens.SAE.load_from_disk(str(tmp_path / "ours"), device="cpu")
+    with torch.no_grad():
+        np.testing.assert_allclose(back(torch.from_numpy(x)).numpy(), y_hat, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", JUMPS)
 def test_what_saelens_itself_makes_is_read(name, tmp_path):
     """A transcoder that SAELens initialised and saved, of unequal widths, some of its thresholds below 0."""

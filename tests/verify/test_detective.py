@@ -12,13 +12,16 @@ from minisae.errors import InputError
 from minisae.ops import dense
 from minisae.sae import VARIANTS
 from minisae.verify import explain
-from minisae.verify.cases import cases, recipe_choices
+from minisae.verify.cases import cases, recipe_choices, split_rows
 from minisae.verify.detective import produced
 from minisae.verify.detective.search import EXACT, FAILURES, agreement, compare, numbers, pairs, search_for
 from minisae.verify.detective.space import deviations
 from minisae.verify.reference import results
 
 MAIN = ("relu", "gated", "topk", "batch_topk", "jumprelu")
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+THRESHOLDS = ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+"""Variants with a trained threshold."""
 LOOKED_AT, EXPLAINED = 4000, 24
 """Pairs of a variant that the slow test compares with themselves, and that it has explained."""
 
@@ -26,7 +29,8 @@ LOOKED_AT, EXPLAINED = 4000, 24
 @cache
 def case_of(name, **options):
     """A case whose sizes are distinct primes above 2: nothing is halved by being averaged."""
-    return cases(name, options={"d_in": 3, "d_sae": 11} | options)["base"]
+    d_out = {"d_out": 7} if "d_out" in VARIANTS[name].Config._fields else {}
+    return cases(name, options={"d_in": 3, "d_sae": 11} | d_out | options)["base"]
 
 
 @cache
@@ -100,7 +104,7 @@ def test_float32_inside():
     )
 
 
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", MAIN + TRANSCODERS)
 def test_some_single_deviations(name):
     names = random.Random(f"{name} singles").sample(list(space(name)), 6)
     for one in names:
@@ -131,7 +135,7 @@ def test_every_single_deviation(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", MAIN + TRANSCODERS)
 def test_every_pair(name):
     """Each pair agrees with itself, so the search finds it or its class, unless a single deviation agrees as well.
 
@@ -145,7 +149,7 @@ def test_every_pair(name):
         every = rng.sample(every, LOOKED_AT)
     silent, simpler = looked_at(name, every)
     assert silent <= 0.1 * len(every)
-    assert simpler <= 0.35 * len(every), simpler
+    assert simpler <= 0.4 * len(every), simpler
     for chosen in explained:
         assert_explained(name, chosen)
 
@@ -345,13 +349,90 @@ def test_jumprelu_by_hand():
     assert "your kernel takes the bandwidth for half of its width" in answer.sentence
 
 
+@pytest.mark.parametrize("name", THRESHOLDS)
+@pytest.mark.parametrize(
+    ("situation", "deviation", "says"),
+    [
+        ("at the edge", "active at threshold", "your latent is active at its threshold"),
+        ("threshold below 0", "below zero kept", "your thresholds below 0 are not counted as 0"),
+    ],
+)
+def test_where_a_threshold_cuts(name, situation, deviation, says):
+    """Planted by the library's own code, and by hand from pre-activations; the thresholds' slope is that of below."""
+    case = cases(name)[situation]
+    made = produced(case, [deviation], list(results(case)))
+    assert explain(case, made).sentence == says
+    p, reference = case.inputs.params, results(case)
+    pre, theta = reference["pre"], np.maximum(p["threshold"], 0)
+    above = pre >= theta if deviation.startswith("active") else pre > p["threshold"]
+    f = pre * above
+    assert (f != reference["f"]).any()
+    x_hat = reference["x_hat"] + (f - reference["f"]) @ p["W_dec"]
+    by_hand = {"f": f, "gate": above * 1.0, "encode": f, "x_hat": x_hat}
+    by_hand["grads/f/b_enc"] = (case.inputs.slopes["f"] * above).sum(axis=0)
+    for key, a in by_hand.items():
+        np.testing.assert_allclose(made[key], a, rtol=0, atol=1e-12, err_msg=key)
+    answer = explain(case, by_hand)
+    assert (answer.sentence, answer.deviations) == (says, (deviation,))
+
+
+@pytest.mark.parametrize("name", THRESHOLDS[1:])
+def test_a_code_that_is_active_at_its_threshold_beside_a_gate_that_is_not(name):
+    case = cases(name)["at the edge"]
+    made = produced(case, ["code at threshold"], list(results(case)))
+    np.testing.assert_array_equal(made["gate"], results(case)["gate"])
+    assert explain(case, made).sentence == "your code is active at its threshold, your gate is not"
+    jumprelu = cases("jumprelu")["at the edge"]
+    made = results(jumprelu._replace(cfg=jumprelu.cfg._replace(at_threshold="on")))
+    made = {key: a for key, a in made.items() if key != "decode"}  # a code is given where decode is asked for
+    assert explain(jumprelu, made).sentence == "your code is active at its threshold, your gate is not"
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_the_gradient_of_a_thresholds_logarithm_by_hand(name):
+    case = case_of(name)
+    right = {key: a for key, a in known(name).items() if key.startswith("grads/") and "objective" not in key}
+    theta = np.maximum(case.inputs.params["threshold"], 0)
+    made = {key: a * theta if key.endswith("/threshold") else a for key, a in right.items()}
+    assert explain(case, made).sentence == "your gradient of the threshold is that of its logarithm"
+
+
+@pytest.mark.parametrize("name", ["skip_transcoder", "jumprelu_skip_transcoder"])
+def test_a_skip_connection_left_out_by_hand(name):
+    case, reference = case_of(name), known(name)
+    p, (x, y) = case.inputs.params, split_rows(name, case.inputs.rows, case.cfg)
+    x_hat = reference["x_hat"] - x @ p["W_skip"].T
+    slope = case.inputs.slopes["x_hat"]
+    made = {key: reference[key] for key in ("pre", "f", "grads/x_hat/W_dec")}
+    made |= {"x_hat": x_hat, "loss/mse": ((x_hat - y) ** 2).sum(axis=1).mean() * getattr(case.cfg, "mse_weight", 1.0)}
+    made |= {"grads/x_hat/x": reference["grads/x_hat/x"] - slope @ p["W_skip"]}
+    made |= {"grads/x_hat/W_skip": np.zeros_like(p["W_skip"])}
+    assert explain(case, made).sentence == "your reconstruction leaves the skip connection out"
+
+
+@pytest.mark.parametrize("name", TRANSCODERS)
+def test_the_error_of_a_transcoder_is_averaged_over_d_out(name):
+    case, reference = cases(name)["base"], results(cases(name)["base"])
+    lengths = {"n": len(case.inputs.rows), **{key: v for key, v in case.cfg._asdict().items() if key[:2] == "d_"}}
+    assert len({*lengths.values(), 2}) == 1 + len(lengths)
+    for width, other in (("d_out", "d_in"), ("d_in", "d_out")):
+        made = {"loss/mse": reference["loss/mse"] / getattr(case.cfg, width), "x_hat": reference["x_hat"]}
+        answer = explain(case, made)
+        assert answer.sentence.startswith(f"your squared error is averaged over {width}"), answer
+        assert not any(word in answer.sentence for word in (other, "halved", "rows"))
+
+
+def test_no_error_of_its_own_is_taken_for_a_combination_that_makes_no_sense():
+    assert not {AttributeError, TypeError, NameError, Exception} & set(FAILURES)
+
+
 # --- what it must not do
 
 
 def stranger(name, seed):
     """Numbers that no convention gives: noise, linear maps, other architectures, strange sizes of a term."""
     rng, case = np.random.default_rng([7, seed]), case_of(name)
-    p, x = case.inputs.params, case.inputs.rows
+    p, (x, y) = case.inputs.params, split_rows(name, case.inputs.rows, case.cfg)
     reference = {key: np.asarray(a, float) for key, a in known(name).items() if not key.startswith("steps")}
     kind = seed % 6
     if kind == 0:  # noise on everything
@@ -363,9 +444,9 @@ def stranger(name, seed):
         f = act[rng.integers(6)](reference["pre"])
         made = {"f": f, "x_hat": f @ p["W_dec"] + p["b_dec"]}
     elif kind == 3:  # other weights, or a layer more
-        W, V = rng.standard_normal((2, 3, 11)) / 3
+        W, V, U = (rng.standard_normal(shape) / 3 for shape in ((3, 11), (3, 11), (11, y.shape[1])))
         f = np.maximum(np.maximum(x @ W, 0) @ W.T @ V, 0)
-        made = {"f": f, "encode": f, "x_hat": f @ V.T, "loss/mse": ((f @ V.T - x) ** 2).mean()}
+        made = {"f": f, "encode": f, "x_hat": f @ U, "loss/mse": ((f @ U - y) ** 2).mean()}
     elif kind == 4:  # terms of a strange size, all else as it should be
         made = reference | {key: a * rng.uniform(0.2, 4) for key, a in reference.items() if key.startswith("loss")}
     else:  # one array wrong, all else as it should be
@@ -377,9 +458,9 @@ def stranger(name, seed):
     return {key: np.asarray(made[key], dtype) for key in made if key in offered}
 
 
-def assert_silent(seeds):
+def assert_silent(seeds, names=MAIN):
     for seed in seeds:
-        name = MAIN[seed % len(MAIN)]
+        name = names[seed % len(names)]
         answer = explain(case_of(name), stranger(name, seed))
         assert answer.verdict == "unknown", (name, seed, answer)
         assert answer.deviations == ()
@@ -389,9 +470,18 @@ def test_no_false_explanation_of_some_strangers():
     assert_silent(range(6))
 
 
+def test_no_false_explanation_of_some_strangers_to_transcoders():
+    assert_silent(range(0, 12, 3), TRANSCODERS)
+
+
 @pytest.mark.slow
 def test_no_false_explanation_of_two_hundred_strangers():
     assert_silent(range(200))
+
+
+@pytest.mark.slow
+def test_no_false_explanation_of_sixty_strangers_to_transcoders():
+    assert_silent(range(60), TRANSCODERS)
 
 
 # --- several cases, and how it is asked

@@ -10,10 +10,11 @@ import pytest
 
 from minisae.conventions import SWITCHES
 from minisae.errors import InputError
+from minisae.ops import dense
 from minisae.presets import PRESETS
 from minisae.sae import VARIANTS
 from minisae.verify import vectors
-from minisae.verify.cases import cases, choices
+from minisae.verify.cases import cases, changed, choices, grid, split_rows
 from minisae.verify.reference import results
 
 MIB = 2**20
@@ -81,7 +82,7 @@ def test_every_value_of_every_option_and_every_preset_is_in_some_case(name):
 def test_the_awkward_cases_are_what_they_say():
     found = cases("topk")
     pre = {name: case.inputs.rows[0] for name, case in found.items()}
-    assert pre.keys() == {"base", *list(vectors.SITUATIONS)[1:]}
+    assert pre.keys() == {"base", *list(vectors.SITUATIONS)[1:]} - {"threshold below 0"}
 
     def outputs(name):
         return {key.partition(":")[2]: a for key, a in arrays.items() if key.startswith(f"{name}:")}
@@ -107,10 +108,29 @@ def test_the_awkward_cases_are_what_they_say():
     assert (out.pre[0] == out.theta).any()
 
 
+@pytest.mark.parametrize("name", [name for name in VARIANTS if hasattr(VARIANTS[name].Config, "kernel")])
+@pytest.mark.parametrize("seed", range(3))
+def test_thresholds_below_zero_have_pre_activations_above_them(name, seed):
+    """Whatever was drawn: one that a raw threshold lets pass, and one that it counts as active at 0."""
+    module, plain = VARIANTS[name], cases(name)["base"]
+    rng = np.random.default_rng(seed)
+    params = {key: grid(rng.standard_normal(p.shape)) for key, p in plain.inputs.params.items()}
+    for inputs in (plain.inputs, plain.inputs._replace(params=params)):
+        given = changed("threshold below 0", name, plain.cfg, inputs)
+        out = module.forward(given.params, split_rows(name, given.rows, plain.cfg)[0], plain.cfg)[0]
+        assert given.params["threshold"][[0, 3]].tolist() == [-1, -1]
+        assert abs(out.pre[0, 0] + 0.25) <= 1 / 128
+        assert out.pre[0, 3] == 0
+        assert not dense(out.f)[0, [0, 3]].any()
+        assert not out.gate[0, [0, 3]].any()
+    if name == "jumprelu":
+        assert "threshold below 0" not in cases(name, options={"threshold_as": "log"})
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_inputs_are_on_a_grid_on_which_sums_of_products_are_exact(name):
     for case in cases(name).values():
-        fine = 64 * 64 if case.name == "at the edge" else 64
+        fine = 64 * 64 if case.name in ("at the edge", "threshold below 0") else 64
         given = (case.inputs.rows, case.inputs.odd_rows, *case.inputs.params.values(), *case.inputs.slopes.values())
         assert all(np.array_equal(a * fine, np.round(a * fine)) for a in given), case.name
 

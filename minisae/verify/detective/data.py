@@ -24,8 +24,8 @@ def deviations(case: Case) -> Iterator[Deviation]:
     if {"W_enc", "b_enc", "W_dec", "b_dec"} <= trained(case) and linear.SHAPES.items() <= _shapes(case).items():
         yield from _weights(case)
         yield from _reconstruction(case)
-    if "threshold" in names:
-        yield from _threshold(case)
+    if "W_skip" in names:
+        yield _left_out("W_skip", "your reconstruction leaves the skip connection out")
     if case.variant in ("relu", "gated", "topk", "batch_topk") and getattr(case.cfg, "select_by", "pre") == "pre":
         yield from _code(case)
 
@@ -119,23 +119,23 @@ def _scaled(name: str, says: str, how: Callable[[Array], tuple[Array, Array]]) -
 def _weights(case: Case) -> Iterator[Deviation]:
     for key in ("W_enc", "W_dec"):
         yield from _orientation(key)
-    yield _left_out("b_enc", "the encoder's bias")
-    yield _left_out("b_dec", "the decoder's bias")
+    for key, what in (("b_enc", "the encoder's bias"), ("b_dec", "the decoder's bias")):
+        yield _left_out(key, f"{what} {key} is left out of what you compute")
     yield Deviation(
         "tied", "your encoder is the transposed decoder: W_enc itself is not used", "W_enc used",
-        given=lambda at: _with(at, "W_enc", at.params["W_dec"].T),
+        given=lambda at: with_param(at, "W_enc", at.params["W_dec"].T),
         grads=lambda before, seen, put, grads: (
             grads | {"W_dec": grads["W_dec"] + grads["W_enc"].T, "W_enc": 0 * grads["W_enc"]}
         ),
     )  # fmt: skip
     yield Deviation(
         "unit decoder", "your decoder rows are divided by their norms before they are used", "decoder norm",
-        given=lambda at: _with(at, "W_dec", _unit(at.params["W_dec"])),
+        given=lambda at: with_param(at, "W_dec", _unit(at.params["W_dec"])),
         grads=lambda before, seen, put, grads: grads | {"W_dec": _through_unit(before.params["W_dec"], grads["W_dec"])},
     )  # fmt: skip
     yield Deviation(
         "unit decoder, norm fixed", "your decoder rows are divided by their norms, without a slope through the norm",
-        "decoder norm", given=lambda at: _with(at, "W_dec", _unit(at.params["W_dec"])),
+        "decoder norm", given=lambda at: with_param(at, "W_dec", _unit(at.params["W_dec"])),
     )  # fmt: skip
     yield Deviation(
         "norm folded", "your decoder norm is folded into the encoder before anything is computed", "decoder norm",
@@ -151,7 +151,7 @@ def _weights(case: Case) -> Iterator[Deviation]:
 def _orientation(key: str) -> Iterator[Deviation]:
     yield Deviation(
         f"{key} other way round", f"your {key} is read in the other orientation, without a transposition",
-        f"{key} orientation", given=lambda at: _with(at, key, _turned(at.params[key])),
+        f"{key} orientation", given=lambda at: with_param(at, key, _turned(at.params[key])),
         grads=lambda before, seen, put, grads: grads | {key: _turned(grads[key].T).T},
     )  # fmt: skip
     yield Deviation(
@@ -160,15 +160,16 @@ def _orientation(key: str) -> Iterator[Deviation]:
     )  # fmt: skip
 
 
-def _left_out(key: str, what: str) -> Deviation:
+def _left_out(key: str, says: str) -> Deviation:
+    """Return the deviation that a parameter is not used."""
     return Deviation(
-        f"no {key}", f"{what} {key} is left out of what you compute", f"{key} used",
-        given=lambda at: _with(at, key, np.zeros_like(at.params[key])),
+        f"no {key}", says, f"{key} used", given=lambda at: with_param(at, key, np.zeros_like(at.params[key])),
         grads=lambda before, seen, put, grads: grads | {key: np.zeros_like(grads[key])},
     )  # fmt: skip
 
 
-def _with(at: At, key: str, value: Array) -> At:
+def with_param(at: At, key: str, value: Array) -> At:
+    """Return the same with another value of a parameter."""
     return at._replace(params=at.params | {key: value})
 
 
@@ -250,37 +251,6 @@ def _no_way_through_encoder(before: At, seen: Pass, put: Arrays, grads: Arrays) 
 
 
 # --- the code
-
-
-def _threshold(case: Case) -> Iterator[Deviation]:
-    yield Deviation(
-        "no threshold", "your threshold is not used: every latent above 0 is active", "threshold used",
-        given=lambda at: _with(at, "threshold", np.full_like(at.params["threshold"], _zero(at.cfg))),
-        grads=lambda before, seen, put, grads: (
-            grads | ({"threshold": 0 * grads["threshold"]} if "threshold" in grads else {})
-        ),
-    )  # fmt: skip
-    if not hasattr(case.cfg, "threshold_as"):
-        yield Deviation(
-            "threshold exp", "your threshold is taken for its logarithm", "threshold used",
-            given=lambda at: _with(at, "threshold", np.exp(at.params["threshold"])),
-        )  # fmt: skip
-    yield Deviation(
-        "threshold handed over as log", "you hand the threshold over as its logarithm", "threshold report",
-        report=lambda name, a: np.log(a) if name == "threshold" or _is_step_of(name, "threshold") else a,
-    )  # fmt: skip
-    yield Deviation(
-        "threshold handed over as exp", "you hand the exponential of the threshold over", "threshold report",
-        report=lambda name, a: np.exp(a) if name == "threshold" or _is_step_of(name, "threshold") else a,
-    )  # fmt: skip
-
-
-def _is_step_of(name: str, key: str) -> bool:
-    return name.startswith("steps/") and name.rpartition("/")[2] == key
-
-
-def _zero(cfg: Any) -> float:
-    return -1e3 if getattr(cfg, "threshold_as", "itself") == "log" else 0.0
 
 
 def _code(case: Case) -> Iterator[Deviation]:

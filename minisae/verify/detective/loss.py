@@ -1,6 +1,6 @@
 """Deviations in the loss and its gradients: factors, what a term measures, where a slope does not go.
 
-Letters: n rows, d_in, d_sae.
+Letters: n rows, d_in, d_sae; what a transcoder reconstructs is d_out wide.
 """
 
 import functools
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from minisae import losses
-from minisae.backend import Array
 from minisae.ops import dense, project_rows, row_norms
 from minisae.optim import clip_by_global_norm
 from minisae.verify.cases import Case
@@ -32,8 +31,6 @@ def deviations(case: Case) -> Iterator[Deviation]:
     yield from _factors(case, names)
     yield from _terms(case, names)
     yield from _gradients(case)
-    if "threshold" in case.inputs.params and hasattr(case.cfg, "kernel"):
-        yield from _surrogates(case)
 
 
 def scaled(term: losses.Term, factor: Any) -> losses.Term:
@@ -75,8 +72,13 @@ def _says(factor: float) -> str:
     return f"{exact} times"
 
 
+def widths_of(cfg: Any) -> dict[str, int]:
+    """Return over what an error may be averaged: first the width of what is reconstructed, ``d_in`` or ``d_out``."""
+    return {key: getattr(cfg, key) for key in ("d_out", "d_in") if hasattr(cfg, key)}
+
+
 def _factors(case: Case, names: list[str]) -> Iterator[Deviation]:
-    n, d_in, d_sae = len(case.inputs.rows), case.cfg.d_in, case.cfg.d_sae
+    n, d_sae, widths = len(case.inputs.rows), case.cfg.d_sae, widths_of(case.cfg)
     errors = tuple(name for name in names if name in ERRORS)
     groups = [(errors, "squared error" if len(errors) == 1 else "squared errors")]
     groups += [((name,), WORDS.get(name, name)) for name in names if len(errors) != 1 or name not in errors]
@@ -85,7 +87,9 @@ def _factors(case: Case, names: list[str]) -> Iterator[Deviation]:
         verb = "are" if what.endswith("errors") else "is"
         value = "every value is" if len(of) == 1 else "every value of them is" if verb == "are" else "it is"
         listed: list[tuple[float, str]] = [
-            (n, "summed over rows, not averaged"), (1 / d_in, "averaged over d_in"), (0.5, "halved"), (2.0, "doubled"),
+            (n, "summed over rows, not averaged"),
+            *((1 / width, f"averaged over {letter}") for letter, width in widths.items()),
+            (0.5, "halved"), (2.0, "doubled"),
         ]  # fmt: skip
         if any(name in SPARSITY for name in of) and len(of) == 1:
             listed += [(1 / d_sae, "averaged over d_sae"), (n / d_sae, "averaged over d_sae and summed over rows")]
@@ -94,7 +98,9 @@ def _factors(case: Case, names: list[str]) -> Iterator[Deviation]:
             listed += [(value_ / case.cfg.auxk, f"weighted by {text}") for value_, text in ((1, "1"), (1 / 32, "1/32"))]
             listed += [((n - 1) / n, "divided by a variance with ddof = 1")]
             listed += [(n / (n - 1), "divided by a variance with ddof = 0 where the reference has 1")] if n > 1 else []
-        switched = {"averaged over d_in"} if set(of) == set(errors) and hasattr(case.cfg, "reduction") else set()
+        switched = set()
+        if set(of) == set(errors) and hasattr(case.cfg, "reduction"):
+            switched = {f"averaged over {next(iter(widths))}"}
         if of[0] in SPARSITY and hasattr(case.cfg, "penalty_reduction"):
             switched = {"summed over rows, not averaged"}
         for factor, how in listed:
@@ -224,59 +230,3 @@ def _projected(before: At, seen: Pass, put: Arrays, grads: Arrays) -> Arrays:
     d_W_dec = grads["W_dec"].copy()  # (d_sae, d_in)
     project_rows(d_W_dec, before.params["W_dec"])
     return grads | {"W_dec": d_W_dec}
-
-
-def _surrogates(case: Case) -> Iterator[Deviation]:
-    """Yield what may be wrong with a pseudo-derivative of a threshold."""
-
-    def factor(name: str, says: str, how: Callable[[At], Any]) -> Deviation:
-        return Deviation(
-            name, says, "threshold gradient",
-            grads=lambda before, seen, put, grads: grads | {"threshold": grads["threshold"] * how(seen.at)},
-        )  # fmt: skip
-
-    eps = "the bandwidth ε"
-    yield factor("threshold / ε", f"your gradient of the threshold is divided by {eps} once too often",
-                 lambda at: 1 / at.cfg.bandwidth)  # fmt: skip
-    yield factor("threshold × ε", f"your gradient of the threshold is not divided by {eps}",
-                 lambda at: at.cfg.bandwidth)  # fmt: skip
-    yield factor("threshold × -1", "your gradient of the threshold has the other sign", lambda at: -1.0)
-    yield factor("threshold in log", "your gradient of the threshold is that of its logarithm",
-                 lambda at: at.module.thresholds(at.params, at.cfg))  # fmt: skip
-    yield factor("threshold not in log", "your gradient of the threshold's logarithm is that of the threshold",
-                 lambda at: 1 / np.where(theta(at) > 0, theta(at), 1))  # fmt: skip
-    yield Deviation(
-        "code's threshold / ε", f"your gradient of the threshold through the code is divided by {eps} once too often",
-        "threshold gradient",
-        grads=lambda before, seen, put, grads: _parts(seen, put, grads, 1 / seen.at.cfg.bandwidth, 1),
-    )  # fmt: skip
-    yield Deviation(
-        "code's threshold gradient missing", "your gradient of the threshold leaves out its way through the code",
-        "threshold gradient", grads=lambda before, seen, put, grads: _parts(seen, put, grads, 0, 1),
-    )  # fmt: skip
-    yield Deviation(
-        "step's threshold gradient missing", "your gradient of the threshold leaves out its way through the step",
-        "threshold gradient", grads=lambda before, seen, put, grads: _parts(seen, put, grads, 1, 0),
-    )  # fmt: skip
-    for share, says in ((2.0, "half of its width"), (0.5, "twice its width")):
-        yield Deviation(
-            f"bandwidth × {share:g}", f"your kernel takes the bandwidth for {says}", "bandwidth",
-            cfg=_with_bandwidth(share),
-        )  # fmt: skip
-
-
-def _with_bandwidth(share: float) -> Callable[[Any], Any]:
-    return lambda cfg: cfg._replace(bandwidth=cfg.bandwidth * share)
-
-
-def theta(at: At) -> Array:
-    """Return the thresholds ``(d_sae,)``."""
-    return at.module.thresholds(at.params, at.cfg)
-
-
-def _parts(seen: Pass, put: Arrays, grads: Arrays, code: float, step: float) -> Arrays:
-    """Weigh the two ways to the threshold: through the code, and through the step itself."""
-    at = seen.at
-    without = {name: slope for name, slope in put.items() if name not in ("gate", "theta")}
-    through = at.module.backward(at.params, seen.cache, at.cfg, without)["threshold"]  # (d_sae,)
-    return grads | {"threshold": code * through + step * (grads["threshold"] - through)}

@@ -41,7 +41,7 @@ ENOUGH = 5
 """Numbers that a fitted weight has to rest on."""
 NO, ROUNDED, EXACT = 0, 1, 2
 """How far a trial agrees: not, up to float32 rounding, or fully."""
-FAILURES = (ValueError, ArithmeticError, IndexError, KeyError, TypeError, AttributeError)
+FAILURES = (ValueError, ArithmeticError, IndexError, KeyError)
 """What a combination that makes no sense may end in; it explains nothing then."""
 
 

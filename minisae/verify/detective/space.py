@@ -8,7 +8,7 @@ from minisae.errors import InputError
 from minisae.recipe import check_recipe
 from minisae.sae import variant
 from minisae.verify.cases import Case, choices, recipe_choices
-from minisae.verify.detective import data, loss, steps
+from minisae.verify.detective import data, loss, steps, thresholds
 from minisae.verify.detective.way import Deviation, Terms
 
 SAYS: dict[tuple[str, object], str] = {
@@ -42,6 +42,11 @@ SAYS: dict[tuple[str, object], str] = {
     ("ste_reach", "everything"): "your pseudo-derivative trains the encoder too",
     ("ste_reach", "threshold"): "your pseudo-derivative trains the threshold alone",
     ("step_sees", "code"): "your pseudo-derivative of the penalty looks at the code, not at the pre-activation",
+    ("at_threshold", "off"): "your code is not active at its threshold",
+    ("at_threshold", "on"): "your code is active at its threshold, your gate is not",
+    ("below_zero", "keep"): "your thresholds below 0 are kept in training, so that negative codes pass",
+    ("below_zero", "clamp"): "your thresholds below 0 are set to 0 before each step",
+    ("below_zero", "zero"): "your thresholds below 0 count as 0, and stay where they are",
     ("threshold_as", "log"): "you take the threshold for its logarithm",
     ("threshold_as", "itself"): "you take the logarithm of the threshold for the threshold itself",
     ("target_of", "batch"): "your target is for the mean L0 of the batch, not for each row's",
@@ -75,7 +80,7 @@ def deviations(case: Case) -> list[Deviation]:
     True
     """
     found = [*_options(case), *_numbers(case), *loss.deviations(case), *data.deviations(case)]
-    return [*found, *_recipe(case), *steps.deviations(case)]
+    return [*found, *thresholds.deviations(case), *_recipe(case), *steps.deviations(case)]
 
 
 def _accepted(case: Case, cfg: Any) -> bool:
@@ -94,12 +99,14 @@ def _clause(field: str, value: object, default: object) -> str:
 
 
 def _options(case: Case) -> Iterator[Deviation]:
+    width = next(iter(loss.widths_of(case.cfg)))
     for field, values in choices(case.variant).items():
         default = getattr(case.cfg, field)
         for value in values:
             if value != default and _accepted(case, case.cfg._replace(**{field: value})):
+                says = _clause(field, value, default).replace("over d_in", f"over {width}")
                 yield Deviation(
-                    f"{field}={value}", _clause(field, value, default), field,
+                    f"{field}={value}", says, field,
                     cfg=_with(field, _always(value)),
                     terms=_under_the_old_name(value, default) if field == "penalty" else None,
                 )  # fmt: skip
