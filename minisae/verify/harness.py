@@ -15,8 +15,9 @@ from minisae.conventions import check_number
 from minisae.errors import InputError
 from minisae.sae import variant
 from minisae.verify.adapter import NEEDED, Adapter, load_adapter, said
-from minisae.verify.cases import STEPS, Case, cases, split_rows
+from minisae.verify.cases import STEPS, Case, cases
 from minisae.verify.detective import explain
+from minisae.verify.inputs import split_rows
 from minisae.verify.reference import Arrays, batch, live_config, results, schedule
 from minisae.verify.report import Report, Row, compared, excused, table
 

@@ -20,7 +20,8 @@ from minisae.cache.stream import ArraySource
 from minisae.ops import dense, reference_ops
 from minisae.sae import variant
 from minisae.train import Run, now, start, step
-from minisae.verify.cases import MIDDLE, STEPS, Case, split_rows
+from minisae.verify.cases import MIDDLE, STEPS, Case
+from minisae.verify.inputs import split_rows
 
 Arrays = dict[str, np.ndarray]
 

@@ -56,20 +56,18 @@ from minisae.sae import VARIANTS, variant
 from minisae.verify.cases import (
     D_IN,
     D_SAE,
-    NO_B_DEC,
-    SITUATIONS,
     STEPS,
     Base,
     Case,
-    Inputs,
     cases,
     choices,
     config,
-    draw,
+    extra_topk,
     recipe,
     recipe_choices,
 )
 from minisae.verify.cases import base as origin
+from minisae.verify.inputs import NO_B_DEC, SITUATIONS, Inputs, draw
 from minisae.verify.reference import Arrays, apart, differ, results, schedule, training
 from minisae.version import __version__
 
@@ -106,7 +104,8 @@ def every_case(name: str) -> dict[str, Case]:
     """Return all cases of a variant: its situations under the defaults, and each other value of each option in turn.
 
     A value that changes nothing in the base case is shown on the first inputs on which it does, or together with the
-    first value of another option with which it does: ``"target_of=batch, penalty=target_l0"``. Cases of the recipe
+    first value of another option with which it does: ``"target_of=batch, penalty=target_l0"``. Where TopK is a choice,
+    the situations are shown with it too. Cases of the recipe
     change the training alone, and are left out where they do not (an order of steps that the variant does not take) or
     where rounding decides (the sign of a gradient that is 0 but for rounding).
 
@@ -119,8 +118,12 @@ def every_case(name: str) -> dict[str, Case]:
     base, values = found["base"], choices(name)
     default = base.cfg._asdict()
     places = [base] + [case for case in found.values() if case.cfg == base.cfg and case is not base]
+    topk = extra_topk(name)
+    places += with_topk(name, topk) if topk else []
+    found |= {place.name: place for place in places}
     for option, value in others(values, default):
-        tries: list[tuple[Case, dict[str, Any]]] = [(place, {}) for place in places]
+        on = {place.name: {key: v for key, v in topk.items() if getattr(place.cfg, key) == v} for place in places}
+        tries = [(place, on[place.name]) for place in places]
         tries += [(base, {key: v}) for key, v in others(values, default) if key != option]
         shown = (with_options(start, place, {option: value, **also}, also) for place, also in tries)
         case = next((case for case in shown if case), None)
@@ -136,6 +139,14 @@ def every_case(name: str) -> dict[str, Case]:
         case = cases(name, preset=preset.name)["base"]._replace(name=f"preset {preset.name}")
         found[case.name] = fitted(case, base.inputs) if case.situation == "plain" else case
     return found
+
+
+def with_topk(name: str, topk: Mapping[str, Any]) -> list[Case]:
+    """Return the situations of a variant under TopK; each has its inputs, for there is one more output: ``aux``."""
+    said, found = ", ".join(f"{key}={value}" for key, value in topk.items()), cases(name, options=topk)
+    same = [case for case in found.values() if case.cfg == found["base"].cfg]
+    labels = [said if case is found["base"] else f"{case.name}, {said}" for case in same]
+    return [case._replace(name=label, situation=label) for case, label in zip(same, labels, strict=True)]
 
 
 def others(values: Mapping[str, Iterable[Any]], default: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -201,7 +212,9 @@ def packed(name: str) -> tuple[dict[str, Any], Arrays]:
     plain, first = given(base.inputs), described_case(base, common)[1]
     for case in found.values():
         if case.situation not in inputs:
-            inputs[case.situation] = DESCRIBED.get(case.situation, "drawn for this case: its arrays have other shapes")
+            inputs[case.situation] = DESCRIBED.get(
+                case.situation.partition(",")[0], "drawn for this case: it needs other arrays"
+            )
             arrays |= novel(case.situation, given(case.inputs), {} if case is base else plain)
         about, own = described_case(case, common)
         described.append(about)

@@ -12,10 +12,11 @@ from minisae.errors import InputError
 from minisae.ops import dense
 from minisae.sae import VARIANTS
 from minisae.verify import explain
-from minisae.verify.cases import cases, recipe_choices, split_rows
+from minisae.verify.cases import cases, recipe_choices
 from minisae.verify.detective import produced
 from minisae.verify.detective.search import EXACT, FAILURES, agreement, compare, numbers, pairs, search_for
 from minisae.verify.detective.space import deviations
+from minisae.verify.inputs import split_rows
 from minisae.verify.reference import results
 
 MAIN = ("relu", "gated", "topk", "batch_topk", "jumprelu")

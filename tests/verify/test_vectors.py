@@ -14,7 +14,8 @@ from minisae.ops import dense
 from minisae.presets import PRESETS
 from minisae.sae import VARIANTS
 from minisae.verify import vectors
-from minisae.verify.cases import cases, changed, choices, grid, split_rows
+from minisae.verify.cases import cases, choices
+from minisae.verify.inputs import changed, grid, split_rows
 from minisae.verify.reference import results
 
 MIB = 2**20

@@ -27,7 +27,8 @@ from minisae.optim import AdamState, ema_update
 from minisae.recipe import Recipe
 from minisae.sae import variant
 from minisae.train import Run, dead_latents, fired_now, now, update
-from minisae.verify.cases import Case, split_rows
+from minisae.verify.cases import Case
+from minisae.verify.inputs import split_rows
 from minisae.verify.reference import batch, live_config
 
 Arrays = dict[str, Array]
