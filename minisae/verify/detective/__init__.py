@@ -40,6 +40,12 @@ CHANCE = 1e-2
 """How probable it may be that one of all the deviations tried agrees by chance."""
 NOTHING = "no known difference of convention, alone or with one other, explains these numbers"
 ROUNDING = ", up to float32 rounding"
+COARSE = 0.02
+"""Tolerance that bfloat16 needs, whose numbers have eight bits."""
+HALF = (
+    "no known difference of convention explains these numbers, but they are the reference's to two digits: "
+    "is something computed in bfloat16 or float16?"
+)
 
 
 class Explanation(NamedTuple):
@@ -183,7 +189,11 @@ def _investigated(searches: list[Search], plain: int, low: bool) -> Explanation:
     weights = fitted(searches[0])
     if weights and all(agreement(search, (weights,)) == EXACT for search in searches):
         return _told([Held((weights,), EXACT, ())])
-    return _told(rounded) if rounded else _mostly(partly, len(searches))
+    answer = _told(rounded) if rounded else _mostly(partly, len(searches))
+    coarse = [search._replace(tolerances=(COARSE, COARSE), kept={}) for search in searches]
+    if answer.verdict == "unknown" and all(agreement(search, ()) for search in coarse):
+        return answer._replace(sentence=HALF)
+    return answer
 
 
 def _held(searches: list[Search], spaces: list[dict[str, Deviation]], chosen: Deviations) -> Held:

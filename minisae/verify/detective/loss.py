@@ -29,6 +29,12 @@ def deviations(case: Case) -> Iterator[Deviation]:
     """Yield those that make sense for a case."""
     names = list(terms(forward(place(case), ()), ()))
     yield from _factors(case, names)
+    for name in names:
+        if name in SPARSITY and case.cfg.l1 != 1:
+            yield Deviation(
+                "no coefficient", f"your {WORDS[name]} is without its coefficient λ", "coefficient",
+                cfg=lambda cfg: cfg._replace(l1=1.0),
+            )  # fmt: skip
     yield from _terms(case, names)
     yield from _gradients(case)
 

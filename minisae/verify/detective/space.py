@@ -140,7 +140,7 @@ def _numbers(case: Case) -> Iterator[Deviation]:
         "threshold_start": {"1001": lambda c: 1001},
     }  # fmt: skip
     for field, values in tries.items():
-        for label, value in values.items() if hasattr(cfg, field) else ():
+        for label, value in values.items() if hasattr(cfg, field) and (field != "k" or cfg.k) else ():
             other = cfg._replace(**{field: value(cfg)})
             if other != cfg and _accepted(case, other):
                 says = f"your {field} is {label}" + ("" if field == "k" else f", not {getattr(cfg, field)}")
