@@ -92,9 +92,8 @@ def test_dictionary_is_recovered(variant: str, d_sae: int) -> None:
     results = [recover(variant, d_sae, seed) for seed in SEEDS]
     print(table(f"{variant} {d_sae}", results))
     assert min(r["coverage"] for r in results) >= LEAST
-    # Processor time of all threads: at least the wall time of a run that has the machine to itself. The quietest
-    # counts: where other work holds a core, BLAS's threads spin while they wait for it.
-    assert min(r["seconds"] for r in results) <= 60
+    # Processor time of all threads: at least the wall time of a run that has the machine to itself.
+    assert max(r["seconds"] for r in results) <= 60
 
 
 def test_dictionary_is_recovered_in_a_short_run() -> None:

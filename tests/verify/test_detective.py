@@ -105,6 +105,22 @@ def test_float32_inside():
     )
 
 
+def test_half_precision_is_asked_about():
+    """Eight bits: the answer is no explanation, but a question; a difference of ten per cent does not get it."""
+    numbers_ = {key: a for key, a in known("relu").items() if not key.startswith("steps")}
+    for error, asks in ((2.0**-8, True), (0.1, False)):
+        signs = {key: np.random.default_rng(3).choice([-1, 1], np.shape(a)) for key, a in numbers_.items()}
+        answer = explain(case_of("relu"), {key: a * (1 + error * signs[key]) for key, a in numbers_.items()})
+        assert answer.verdict == "unknown"
+        assert ("bfloat16" in answer.sentence) is asks
+
+
+def test_a_coefficient_left_out_is_named():
+    case = case_of("relu")
+    answer = explain(case, {"loss/mse": known("relu")["loss/mse"], "loss/l1": known("relu")["loss/l1"] / case.cfg.l1})
+    assert "your L1 is without its coefficient λ" in answer.sentence
+
+
 @pytest.mark.parametrize("name", MAIN + TRANSCODERS)
 def test_some_single_deviations(name):
     names = random.Random(f"{name} singles").sample(list(space(name)), 6)
@@ -150,7 +166,8 @@ def test_every_pair(name):
         every = rng.sample(every, LOOKED_AT)
     silent, simpler = looked_at(name, every)
     assert silent <= 0.1 * len(every)
-    assert simpler <= 0.45 * len(every), simpler  # most, 0.44, of a transcoder's: its loss has few terms to differ in
+    most = 0.45 if name in TRANSCODERS else 0.35  # 0.44 of a transcoder's: its loss has few terms to differ in
+    assert simpler <= most * len(every), simpler
     for chosen in explained:
         assert_explained(name, chosen)
 

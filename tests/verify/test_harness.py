@@ -302,3 +302,40 @@ def test_adapters_are_files_modules_and_names_of_modules(monkeypatch):
     module.CONVENTIONS = {"spline": {}}
     with pytest.raises(InputError, match=r"^variant: expected one of relu, .*, got 'spline'$"):
         load_adapter(module)
+
+
+def relu_with(**functions):
+    own = {"encode": ours_encode, "decode": ours_decode} | functions
+    return check(Adapter("mine", own, {}), "relu", case="base")
+
+
+def test_a_gradient_of_x_for_the_objective_is_not_asked_for():
+    def grads(params, x, config, slopes):
+        return ours_grads(params, x, config, slopes) | {"x": 0 * x if slopes is None else x}
+
+    failed = {(row.quantity, row.slope_on) for row in relu_with(grads=grads).rows if row.verdict == "FAIL"}
+    assert failed == {("gradient of x", on) for on in ("x_hat", "f", "pre", "all")}  # of the outputs it is
+
+
+def test_slopes_are_put_on_outputs_that_forward_names():
+    asked = []
+
+    def grads(params, x, config, slopes):
+        asked.append(set(slopes or ()))
+        return ours_grads(params, x, config, slopes)
+
+    def forward(params, x, config):
+        return {"x_hat": ours_forward(params, x, config)["x_hat"]}
+
+    assert relu_with(grads=grads, forward=forward).ok
+    assert asked == [{"x_hat"}, {"f"}, set()]
+    asked.clear()
+    assert relu_with(grads=grads).ok
+    assert {"pre"} in asked
+
+
+def test_an_adapter_finds_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_adapter.py").write_text("encode = decode = print\n")
+    (tmp_path / "adapter.py").write_text("from beside_the_adapter import decode, encode\n")
+    assert load_adapter(tmp_path / "adapter.py").functions.keys() == {"encode", "decode"}
